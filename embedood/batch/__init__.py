@@ -1,0 +1,17 @@
+"""Run notebooks unattended: check what is asked, execute, keep notebook, numbers and figures."""
+
+from embedood.batch.execution import execute, trained
+from embedood.batch.jobs import BatchError, Job, notebook_names, read_profiles, validate
+from embedood.batch.publishing import build_book, publish
+
+__all__ = [
+    "BatchError",
+    "Job",
+    "build_book",
+    "execute",
+    "notebook_names",
+    "publish",
+    "read_profiles",
+    "trained",
+    "validate",
+]

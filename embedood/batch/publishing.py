@@ -1,0 +1,116 @@
+"""Bring executed results into the book: for good, or for one reader's own copy of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedood.batch.jobs import BatchError, Job, notebook_names, read_notebook, validate
+from embedood.results import code_hash, is_injected, project_root, write_json
+
+MAX_BYTES = 1_500_000
+NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
+
+
+def with_outputs(source: Mapping[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the source notebook with the outputs of its executed form, and nothing else of it.
+
+    Injected parameters and papermill's marks stay behind; execution counts start at 1.
+    """
+    result = copy.deepcopy(dict(source))
+    targets = [cell for cell in result["cells"] if cell["cell_type"] == "code"]
+    origins = [c for c in executed["cells"] if c["cell_type"] == "code" and not is_injected(c)]
+    for number, (target, origin) in enumerate(zip(targets, origins, strict=True), 1):
+        target["outputs"] = copy.deepcopy(origin["outputs"])
+        target["execution_count"] = number if origin["execution_count"] else None
+        for output in target["outputs"]:
+            if "execution_count" in output:
+                output["execution_count"] = number
+    return result
+
+
+def publishable(job: Job) -> tuple[str, dict[str, Any]]:
+    """Return the text of the notebook with outputs, and its numbers.
+
+    Raises BatchError where either is missing, belongs to other code, or is too large.
+    """
+    for path in (job.executed, job.numbers):
+        if not path.is_file():
+            raise BatchError(
+                f"{path} does not exist: first run "
+                f"'embedood run {job.notebook} --profile {job.profile}'"
+            )
+    source, executed = read_notebook(job.source), read_notebook(job.executed)
+    numbers = json.loads(job.numbers.read_text(encoding="utf-8"))
+    if {code_hash(executed), numbers["source_hash"]} != {code_hash(source)}:
+        raise BatchError(
+            f"the code of {job.source.name} changed since {job.executed} was executed: run it again"
+        )
+    text = json.dumps(with_outputs(source, executed), indent=1, ensure_ascii=False) + "\n"
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise BatchError(
+            f"{job.source.name} would be {size:,} bytes with its outputs, at most {MAX_BYTES:,}: "
+            "draw smaller figures or fewer points"
+        )
+    return text, numbers
+
+
+def publish(profile: str, notebooks: list[str] | None = None) -> list[Path]:
+    """Copy outputs into ``notebooks/`` and numbers into ``book/published/``.
+
+    Everything is checked before the first file is written. Returns the files written.
+    """
+    jobs = [validate(name, profile) for name in notebooks or notebook_names()]
+    ready = [(job, *publishable(job)) for job in jobs]
+    return [path for job, text, numbers in ready for path in _place(project_root(), job, text, numbers)]
+
+
+def _place(root: Path, job: Job, text: str, numbers: Mapping[str, Any]) -> tuple[Path, Path]:
+    notebook = root / "notebooks" / job.source.name
+    temporary = notebook.with_name(f".{notebook.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, notebook)
+    record = root / "book" / "published" / job.numbers.name
+    write_json(record, numbers)
+    return notebook, record
+
+
+def build_book(profile: str | None = None) -> Path:
+    """Render the book without executing it; with a profile, show that profile's results instead
+    of the published ones. Returns the first page; raises BatchError where a page has a warning.
+    """
+    root = project_root()
+    stage = root / "build" / "book-source"
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(root, stage, ignore=shutil.ignore_patterns(*NOT_STAGED))
+    if profile:
+        _replace_results(stage, profile)
+    command = [sys.executable, "-m", "jupyter_book", "build", "-W", "-n", "--keep-going", str(stage)]
+    if subprocess.run(command, check=False).returncode:
+        raise BatchError("the book was not built: see the warnings above")
+    return _keep_html(stage / "_build" / "html", root / "build" / "book" / "html")
+
+
+def _replace_results(stage: Path, profile: str) -> None:
+    jobs = [validate(name, profile) for name in notebook_names()]
+    ready = [job for job in jobs if job.executed.is_file()]
+    if not ready:
+        raise BatchError(f"no executed notebook in {jobs[0].folder}: run 'make figures' first")
+    for job in ready:
+        _place(stage, job, *publishable(job))
+    print(f"results of {profile}: {', '.join(job.notebook for job in ready)}; others as published")
+
+
+def _keep_html(built: Path, kept: Path) -> Path:
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(built, kept)
+    return kept / "index.html"

@@ -1,0 +1,167 @@
+"""The command ``embedood``: run, train, check, publish, build the book, show where results lie."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from embedood import batch
+from embedood.results import ResultsError, project_root, write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status. Known errors are told in one message."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if os.environ.get("EMBEDOOD_ENGINE"):
+        _end_with_parent()
+    try:
+        return int(options.command(options) or 0)
+    except (batch.BatchError, ResultsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the next run continues from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="embedood", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = _command(commands, "run", run_notebook, "execute one notebook")
+    run.add_argument("notebook", help="name or number, such as 03")
+    _add_profile(run)
+    _add_overrides(run)
+    train = _command(commands, "train", train_preset, "train one model into the run cache")
+    train.add_argument("preset")
+    train.add_argument("--notebook", required=True, help="whose parameters to use")
+    _add_profile(train)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--marker", type=Path, help="file to write when done")
+    check = _command(commands, "check", check_request, "check a request without running it")
+    check.add_argument("notebooks", nargs="*", help="names or numbers; all without")
+    _add_profile(check)
+    _add_overrides(check)
+    publish = _command(commands, "publish", publish_results, "copy results into the book")
+    publish.add_argument("notebooks", nargs="*", help="names or numbers; all without")
+    _add_profile(publish)
+    book = _command(commands, "book", build_book, "render the book, never executing it")
+    book.add_argument("--profile", help="show the results of this profile, not the published ones")
+    status = _command(commands, "status", show_status, "show where results lie")
+    status.add_argument("--profile", help="only this profile")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text}.")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="quick", help="smoke, quick, full or gpu")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, help="how many seeds: 0 to this number minus one")
+    parser.add_argument(
+        "-p", dest="set", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="replace one parameter",
+    )  # fmt: skip
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    given = dict(options.set)
+    return given if options.seeds is None else given | {"seeds": options.seeds}
+
+
+def run_notebook(options: argparse.Namespace) -> None:
+    """Execute one notebook and say where its results lie."""
+    place, live = _place(options.notebook)
+    job = batch.execute(options.notebook, options.profile, _overrides(options), None, place, live)
+    if not os.environ.get("EMBEDOOD_ENGINE"):
+        print(f"notebook {job.executed}\nnumbers  {job.numbers}\nfigures  {job.figures}")
+
+
+def _place(notebook: str) -> tuple[str, bool]:
+    """Under an engine, other notebooks may share the terminal; their names are in a variable."""
+    others = os.environ.get("EMBEDOOD_NOTEBOOKS", "").split()
+    number = others.index(notebook) + 1 if notebook in others else 1
+    return f"notebook {number} of {max(len(others), 1)}", len(others) < 2
+
+
+def train_preset(options: argparse.Namespace) -> None:
+    """Fill the run cache with one training."""
+    job = batch.validate(options.notebook, options.profile)
+    run = batch.trained(job, options.preset, options.seed)
+    if options.marker:
+        write_json(options.marker, run)
+
+
+def check_request(options: argparse.Namespace) -> None:
+    """Refuse an impossible request before anything starts."""
+    for name in options.notebooks or batch.notebook_names():
+        batch.validate(name, options.profile, _overrides(options))
+
+
+def publish_results(options: argparse.Namespace) -> None:
+    """Copy executed outputs and numbers into the book's sources."""
+    for path in batch.publish(options.profile, options.notebooks):
+        print(path)
+
+
+def build_book(options: argparse.Namespace) -> None:
+    """Render the book and say where it is."""
+    print(f"open {batch.build_book(options.profile)}")
+
+
+def show_status(options: argparse.Namespace) -> None:
+    """List executed notebooks, numbers and figures, a line each."""
+    build = project_root() / "build"
+    folders = [build / options.profile] if options.profile else sorted(build.glob("*/"))
+    shown = 0
+    for folder in folders:
+        for notebook in batch.notebook_names():
+            shown += _show_outputs(folder, notebook)
+    if not shown:
+        print(f"nothing executed yet under {build}: run 'make figures'")
+
+
+def _show_outputs(folder: Path, notebook: str) -> int:
+    executed = folder / f"{notebook}.ipynb"
+    failed = folder / f"{notebook}.failed.ipynb"
+    if not executed.is_file():
+        if failed.is_file():
+            print(f"{notebook} ({folder.name}): failed, see {failed}")
+        return int(failed.is_file())
+    figures = len(list((folder / "figures").glob(f"{notebook}-*.png")))
+    print(
+        f"{notebook} ({folder.name})\n"
+        f"  notebook {executed}\n"
+        f"  numbers  {executed.with_suffix('.json')}\n"
+        f"  figures  {folder / 'figures'}/{notebook}-*.png ({figures})"
+    )
+    return 1
+
+
+def _end_with_parent() -> None:
+    """End this process, and with it its kernel, when the engine that started it is killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
