@@ -1,0 +1,159 @@
+"""An experiment in one frozen value: data + split + network + noise + losses + schedule + seed.
+
+Every field name is unique across the sections, so an override is flat: `experiment.with_(width=32)`.
+The hash of all fields, `Experiment.key`, names the folder that keeps the trained weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, get_args, get_origin, get_type_hints
+
+TRAINING_REVISION = 1  # raise it when the training code changes what a given experiment learns
+
+
+class ConfigError(ValueError):
+    """An experiment was asked for that does not exist or cannot be."""
+
+
+@dataclass(frozen=True)
+class Data:
+    data_name: str = "mnist"
+    train_limit: int = 0  # 0 = all training images
+
+
+@dataclass(frozen=True)
+class Split:
+    unseen: tuple[int, ...] = (0,)
+    validation: int = 5000
+    split_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Network:
+    width: int = 64  # channels of the first stage; later stages have 2× and 4×
+
+
+@dataclass(frozen=True)
+class Noise:
+    sigma: float = 0.3  # of the Gaussian, on images in [0, 1]
+    square_min: int = 10  # side of the occluding square, pixels
+    square_max: int = 14
+    noised_share: float = 0.5  # of each training batch; the rest stays clean
+    shift: int = 0  # augmentation: random translation by up to this many pixels
+
+
+@dataclass(frozen=True)
+class Losses:
+    denoising_weight: float = 4.0
+    overconfidence_weight: float = 1.0  # k of the classification loss
+    std_weight: float = 1.0  # of L_std; negative gives the sign that the report prints
+    outlier_weight: float = 0.0  # KL(uniform || p) on pseudo-OOD made from the batch
+    outlier_recipe: str = "report"  # a name of noise.PSEUDO_OOD
+
+
+@dataclass(frozen=True)
+class Schedule:
+    epochs: int = 3
+    batch_size: int = 128
+    learning_rate: float = 3e-3  # the peak of OneCycle
+    weight_decay: float = 0.02
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides what a trained network is; equal experiments share one run."""
+
+    data: Data = field(default_factory=Data)
+    split: Split = field(default_factory=Split)
+    network: Network = field(default_factory=Network)
+    noise: Noise = field(default_factory=Noise)
+    losses: Losses = field(default_factory=Losses)
+    schedule: Schedule = field(default_factory=Schedule)
+    seed: int = 0
+
+    def with_(self, **overrides: Any) -> Experiment:
+        """Return a copy with flat overrides, such as `with_(width=32, epochs=2)`.
+
+        Raises `ConfigError` for an unknown name (the known ones are listed) or a value of another type.
+        """
+        changed = self
+        for name, value in overrides.items():
+            changed = _replace_one(changed, name, value)
+        return changed
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits, equal exactly when all fields are equal."""
+        text = json.dumps([TRAINING_REVISION, self.to_dict()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+SECTIONS = ("data", "split", "network", "noise", "losses", "schedule")
+
+
+def field_names() -> dict[str, str]:
+    """Map each flat field name to the section that owns it (`seed` belongs to none)."""
+    owner = {f.name: s for s in SECTIONS for f in fields(getattr(Experiment(), s))}
+    return owner | {"seed": ""}
+
+
+def _replace_one(experiment: Experiment, name: str, value: Any) -> Experiment:
+    owners = field_names()
+    if name not in owners:
+        raise ConfigError(f"unknown setting {name!r}; the settings are {', '.join(owners)}")
+    section = getattr(experiment, owners[name]) if owners[name] else experiment
+    value = _checked(name, value, get_type_hints(type(section))[name])
+    if not owners[name]:
+        return replace(experiment, **{name: value})
+    return replace(experiment, **{owners[name]: replace(section, **{name: value})})
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        if not all(type(v) is get_args(kind)[0] for v in value):
+            raise ConfigError(f"{name} takes a tuple of {get_args(kind)[0].__name__}, got {value!r}")
+        return tuple(value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{name} takes {kind.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+# What a preset changes against the defaults above, which are the report's recipe.
+PRESETS: dict[str, dict[str, Any]] = {
+    "report": {},
+    "std_0": {"std_weight": 0.0},
+    "std_5": {"std_weight": 5.0},
+    "printed_sign": {"std_weight": -1.0},
+}
+
+
+def preset(name: str, **overrides: Any) -> Experiment:
+    """Return a named experiment with flat overrides.
+
+    `validation` follows the data unless it is given: 5,000 images, a tenth of that on `mnist-5k`.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}")
+    settings = PRESETS[name] | overrides
+    if settings.get("data_name") == "mnist-5k":
+        settings = {"validation": 500} | settings
+    return Experiment().with_(**settings)
+
+
+def from_dict(stored: dict[str, Any]) -> Experiment:
+    """Rebuild an experiment from `Experiment.to_dict()`."""
+    flat: dict[str, Any] = {}
+    for name, value in stored.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    flat["unseen"] = tuple(flat["unseen"])
+    return Experiment().with_(**flat)
+
+

@@ -1,0 +1,88 @@
+"""Networks: images in [0, 1], B×C×H×W, to an embedding, class logits and more."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Forward(NamedTuple):
+    """What a network says of a batch; the reconstruction is None where there is no decoder."""
+
+    logits: torch.Tensor  # B×C
+    embedding: torch.Tensor  # B×D
+    reconstruction: torch.Tensor | None  # like the images
+
+
+def convolution(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    r"""ResNet's basic block: $\mathrm{relu}(\mathrm{shortcut}(x) + \mathrm{conv}(\mathrm{relu}(\mathrm{conv}(x))))$.
+
+    Batch norm follows each convolution. `stride=2` halves the side; `upsample=True` doubles it first
+    (nearest neighbour), which makes the block the mirror of a strided one.
+
+    Source: He et al., 2016, "Deep residual learning for image recognition".
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1, upsample: bool = False):
+        super().__init__()
+        self.upsample = upsample
+        self.conv1 = convolution(channels_in, channels_out, stride=stride)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = convolution(channels_out, channels_out)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                convolution(channels_in, channels_out, 1, stride), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.upsample:
+            x = F.interpolate(x, scale_factor=2)
+        inner = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.shortcut(x) + self.norm2(self.conv2(inner)))
+
+
+class DenoisingClassifier(nn.Module):
+    """A classifier and a denoiser that share their first ten convolutions.
+
+    ResNet-18 without its last stage: stem and stages 1–2 (widths w, w, 2w) are shared; the classifier
+    goes on with stage 3 (4w), average pooling and a linear layer; the decoder mirrors the shared part.
+    The embedding is the pooled output of stage 3, D = 4w, non-negative.
+
+    Source: the project report of chapter 02. It gives "ResNet-18 blocks", "no last stage" and "the
+    first ten layers shared"; the 3×3 stem and the widths are our reading.
+    """
+
+    def __init__(self, num_classes: int, width: int = 64, channels: int = 1):
+        super().__init__()
+        w = width
+        self.shared = nn.Sequential(
+            convolution(channels, w), nn.BatchNorm2d(w), nn.ReLU(),
+            BasicBlock(w, w), BasicBlock(w, w),
+            BasicBlock(w, 2 * w, stride=2), BasicBlock(2 * w, 2 * w),
+        )  # fmt: skip
+        self.stage3 = nn.Sequential(BasicBlock(2 * w, 4 * w, stride=2), BasicBlock(4 * w, 4 * w))
+        self.head = nn.Linear(4 * w, num_classes)
+        self.decoder = nn.Sequential(
+            BasicBlock(2 * w, 2 * w), BasicBlock(2 * w, w, upsample=True),
+            BasicBlock(w, w), BasicBlock(w, w),
+            nn.Conv2d(w, channels, 3, padding=1), nn.Sigmoid(),
+        )  # fmt: skip
+
+    def forward(self, images: torch.Tensor) -> Forward:
+        features = self.shared(images)
+        embedding = self.stage3(features).mean((2, 3))
+        return Forward(self.head(embedding), embedding, self.decoder(features))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable scalars."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,136 @@
+"""Train once, keep, load: a folder per experiment, named by the hash of its configuration.
+
+    <EMBEDOOD_RUNS or ~/.cache/embedood/runs>/<key>/
+        config.json  weights.safetensors  history.json  provenance.json   (written last: the run is whole)
+        checkpoint.pt                                                     (while it trains)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from embedood import data, runtime, splits, training
+from embedood.config import Experiment
+from embedood.models import DenoisingClassifier
+from embedood.splits import Split
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network with its data, in eval mode on `runtime.device()`."""
+
+    experiment: Experiment
+    model: DenoisingClassifier
+    split: Split
+    history: list[dict[str, float]]
+    provenance: dict[str, Any]
+    folder: Path
+
+
+def root() -> Path:
+    """Return the folder of all runs: `EMBEDOOD_RUNS`, else `~/.cache/embedood/runs`."""
+    return Path(os.environ.get("EMBEDOOD_RUNS", "~/.cache/embedood/runs")).expanduser()
+
+
+def fit(experiment: Experiment, quiet: bool | None = None) -> Run:
+    """Return the run of an experiment: loaded if it is whole, resumed if cut off, else trained.
+
+    Two processes that ask for the same experiment do not train it twice: the second waits.
+    """
+    folder = root() / experiment.key
+    split = split_of(experiment)
+    model = build(experiment, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not (folder / "provenance.json").exists():
+            _train(experiment, model, split, folder, quiet)
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    history, provenance = _read(folder / "history.json"), _read(folder / "provenance.json")
+    return Run(experiment, model.to(runtime.device()).eval(), split, history, provenance, folder)
+
+
+def split_of(experiment: Experiment) -> Split:
+    """Load the experiment's data and split it."""
+    part = experiment.split
+    return splits.split(
+        data.load(experiment.data.data_name),
+        unseen=part.unseen,
+        validation=part.validation,
+        seed=part.split_seed,
+        train_limit=experiment.data.train_limit,
+    )
+
+
+def build(experiment: Experiment, split: Split) -> DenoisingClassifier:
+    """Return the experiment's network with the initial weights of its seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.seed)
+        model = DenoisingClassifier(
+            len(split.known_classes), experiment.network.width, split.train.images.shape[1]
+        )
+    return model.to(memory_format=torch.channels_last)
+
+
+def _train(
+    experiment: Experiment,
+    model: DenoisingClassifier,
+    split: Split,
+    folder: Path,
+    quiet: bool | None,
+) -> None:
+    device = runtime.device()
+    _write(folder / "config.json", experiment.to_dict())
+    images = torch.from_numpy(split.train.images).to(device)
+    labels = torch.from_numpy(split.train.labels).to(device)
+    history = training.train(
+        model.to(device),
+        training.denoising_objective(experiment),
+        training.TrainingSet(images, labels),
+        experiment.schedule,
+        experiment.seed,
+        folder / "checkpoint.pt",
+        quiet,
+    )
+    weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    save_file(weights, folder / "weights.partial")
+    (folder / "weights.partial").replace(folder / "weights.safetensors")
+    _write(folder / "history.json", history)
+    _write(folder / "provenance.json", _provenance(history, device))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def _provenance(history: list[dict[str, float]], device: torch.device) -> dict[str, Any]:
+    return {
+        "device": runtime.describe(device),
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": runtime.versions(),
+    }
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _write(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1))
+    partial.replace(path)
