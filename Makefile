@@ -9,6 +9,9 @@ SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 SEED_CONFIG := $(if $(SEEDS),seeds=$(SEEDS))
 BOOK_PROFILE := $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
 
+SNAKEMAKE = $(BIN)/snakemake --profile workflow/local --cores $(CORES) \
+  --config profile=$(PROFILE) notebooks="$(NOTEBOOKS)" $(SEED_CONFIG)
+
 .DEFAULT_GOAL := help
 .PHONY: help figures test lint book serve publish benchmarks clean
 
@@ -24,8 +27,8 @@ help:  ## list the targets
 figures: .venv/installed  ## run the notebooks of PROFILE (quick), or only NOTEBOOK=03
 	@$(BIN)/embedood check $(NOTEBOOKS) --profile $(PROFILE) $(SEED_FLAG)
 	@if ls .snakemake/locks/* >/dev/null 2>&1; then $(BIN)/snakemake --unlock --quiet all; fi
-	@$(BIN)/snakemake --profile workflow/local --cores $(CORES) \
-	  --config profile=$(PROFILE) notebooks="$(NOTEBOOKS)" $(SEED_CONFIG)
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; $(SNAKEMAKE) || { \
+	  echo "still to do:" >&2; $(SNAKEMAKE) --dry-run --quiet rules; exit 1; }
 	@$(BIN)/embedood status --profile $(PROFILE)
 
 test: export EMBEDOOD_DATA ?= $(wildcard ../shared/data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -41,10 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(run)
     train = _command(commands, "train", train_preset, "train one model into the run cache")
     train.add_argument("preset")
-    train.add_argument("--notebook", required=True, help="whose parameters to use")
+    origin = train.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--notebook", help="use its parameters under the profile")
+    origin.add_argument("--parameters", type=json.loads, help="JSON such as '{\"width\": 16}'")
     _add_profile(train)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--marker", type=Path, help="file to write when done")
+    train.add_argument("--log", type=Path, help="file for the outcome, or the traceback")
     check = _command(commands, "check", check_request, "check a request without running it")
     check.add_argument("notebooks", nargs="*", help="names or numbers; all without")
     _add_profile(check)
@@ -99,8 +103,10 @@ def _place(notebook: str) -> tuple[str, bool]:
 
 def train_preset(options: argparse.Namespace) -> None:
     """Fill the run cache with one training."""
-    job = batch.validate(options.notebook, options.profile)
-    run = batch.trained(job, options.preset, options.seed)
+    parameters = options.parameters
+    if options.notebook:
+        parameters = batch.validate(options.notebook, options.profile).training
+    run = batch.trained(options.preset, parameters, options.seed, options.log)
     if options.marker:
         write_json(options.marker, run)
 

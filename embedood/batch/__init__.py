@@ -1,8 +1,9 @@
 """Run notebooks unattended: check what is asked, execute, keep notebook, numbers and figures."""
 
-from embedood.batch.execution import execute, trained
+from embedood.batch.execution import execute
 from embedood.batch.jobs import BatchError, Job, notebook_names, read_profiles, validate
 from embedood.batch.publishing import build_book, publish
+from embedood.batch.training import trained
 
 __all__ = [
     "BatchError",

@@ -94,7 +94,7 @@ def _run_papermill(job: Job, executed: Path, scratch: Path, progress: Progress) 
     papermill_engines.register("embedood", ReportingEngine)
     logs = job.folder / "logs"
     logs.mkdir(exist_ok=True)
-    with (logs / f"{job.notebook}.kernel.log").open("w", encoding="utf-8") as log:
+    with (logs / f"{job.notebook}.log").open("w", encoding="utf-8") as log:
         execute_notebook(
             job.source,
             executed,
@@ -196,20 +196,3 @@ def _images(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     name = f"{name}-{len(taken) + 1}"
                 taken.add(name)
                 yield name, "".join(image)
-
-
-def trained(job: Job, preset: str, seed: int) -> dict[str, Any]:
-    """Train one preset of a notebook with one seed, or find it in the run cache.
-
-    Returns what identifies the run: its key, the preset, the seed and the parameters.
-    """
-    from embedood import config, runs
-
-    if job.trains and preset not in job.trains:
-        raise BatchError(f"{job.notebook} trains {', '.join(job.trains)}, not {preset!r}")
-    try:
-        experiment = config.preset(preset, **job.training, seed=seed)
-    except config.ConfigError as error:
-        raise BatchError(str(error)) from None
-    runs.fit(experiment)
-    return {"key": experiment.key, "preset": preset, "seed": seed, "parameters": job.training}

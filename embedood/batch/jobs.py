@@ -94,6 +94,7 @@ def notebook_name(wanted: str) -> str:
     """Complete ``03`` or ``03_threshold.ipynb`` to the name of one notebook of the book."""
     known = notebook_names()
     stem = Path(wanted).name.removesuffix(".ipynb")
+    stem = stem.zfill(2) if stem.isdigit() else stem
     matches = [name for name in known if name == stem or name.startswith(f"{stem}_")]
     if len(matches) != 1:
         raise BatchError(f"unknown notebook {wanted!r}; there are {', '.join(known)}")
@@ -198,6 +199,22 @@ def job_digest(job: Job) -> str:
     """
     parts = [code_hash(read_notebook(job.source)), package_digest(), json.dumps(dict(job.parameters))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def training_parameters(job: Job) -> str:
+    """Return what shapes a job's experiments as JSON, the same for every notebook that shares it."""
+    return json.dumps(job.training, sort_keys=True)
+
+
+def training_name(job: Job, preset: str, seed: int) -> str:
+    """Return ``<preset>-<hash of the parameters>-<seed>``."""
+    digest = hashlib.sha256(training_parameters(job).encode()).hexdigest()[:8]
+    return f"{preset}-{digest}-{seed}"
+
+
+def training_names(job: Job) -> list[str]:
+    """Return the names of all models that a notebook uses."""
+    return [training_name(job, preset, seed) for preset in job.trains for seed in job.seeds]
 
 
 def package_digest() -> str:

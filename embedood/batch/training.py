@@ -1,0 +1,61 @@
+"""Train one model ahead of the notebooks that use it."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedood.batch.jobs import BatchError
+from embedood.batch.progress import clock
+
+
+def trained(
+    preset: str, parameters: Mapping[str, Any], seed: int, log: Path | None = None
+) -> dict[str, Any]:
+    """Train a preset with these parameters and this seed, or find it in the run cache.
+
+    Returns what identifies the run. Raises BatchError for a preset or parameter that does not
+    exist, and for a training that failed; ``log`` then holds the traceback.
+    """
+    from embedood import config
+
+    try:
+        experiment = config.preset(preset, **parameters, seed=seed)
+    except config.ConfigError as error:
+        raise BatchError(str(error)) from None
+    started = time.monotonic()
+    _fit(experiment, f"{preset}, seed {seed}", log)
+    return {
+        "key": experiment.key,
+        "preset": preset,
+        "seed": seed,
+        "parameters": dict(parameters),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _fit(experiment: Any, what: str, log: Path | None) -> None:
+    """Fit with a line before and after; a live bar in between is the training's own."""
+    from embedood import runs
+
+    started = time.monotonic()
+    print(f"training {what}", flush=True)
+    try:
+        runs.fit(experiment)
+    except Exception as error:
+        _write(log, f"{experiment}\n{traceback.format_exc()}")
+        place = f"; traceback in {log}" if log else ""
+        raise BatchError(f"training {what} failed: {type(error).__name__}: {error}{place}") from error
+    line = f"training {what} · done · {clock(time.monotonic() - started)} elapsed"
+    print(line, flush=True, file=sys.stdout)
+    _write(log, f"{experiment}\n{line}\n")
+
+
+def _write(log: Path | None, text: str) -> None:
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text, encoding="utf-8")
