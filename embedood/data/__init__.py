@@ -1,0 +1,72 @@
+"""Image data sets by name: found, downloaded or unpacked, checked, in one canonical order.
+
+`load("mnist")` gives the same arrays, with the same fingerprint, whatever source they came from.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from embedood.data import prepared
+from embedood.data.catalogue import SPECS, Spec
+from embedood.data.formats import Absent, Rejected
+from embedood.data.image_set import DataError, ImageSet, describe, from_arrays
+
+__all__ = ["NAMES", "DataError", "ImageSet", "from_arrays", "load"]
+
+NAMES = tuple(SPECS)
+"""The names `load` knows."""
+
+
+def load(name: str, root: str | os.PathLike | None = None) -> ImageSet:
+    """Load a data set by name.
+
+    A copy prepared by an earlier load is taken first, as its fingerprint is checked; then the
+    folder `root` or EMBEDOOD_DATA, what is installed on the machine, and download mirrors.
+
+    Args:
+        name: one of `NAMES`.
+        root: a data folder, instead of EMBEDOOD_DATA.
+
+    Raises:
+        DataError: unknown name, or no source has the data whole; it names each and why.
+    """
+    if name not in SPECS:
+        raise DataError(f"unknown data set {name!r}; known are {', '.join(SPECS)}")
+    return _from_cache(name, SPECS[name]) or _from_sources(name, SPECS[name], root)
+
+
+def _from_cache(name: str, spec: Spec) -> ImageSet | None:
+    kept = prepared.read(name, spec.fingerprint)
+    if kept is None:
+        return None
+    arrays, fingerprint, source = kept
+    source = f"cache {prepared.folder()}, first from {source}"
+    return describe(name, arrays, spec.class_names, spec.superclasses, source, fingerprint)
+
+
+def _from_sources(name: str, spec: Spec, root) -> ImageSet:
+    problems: list[str] = []
+    for source in spec.sources:
+        for place, read in source.attempts(root):
+            try:
+                return _accept(name, spec, read(), place)
+            except Absent as problem:
+                problems.append(f"{place}: {problem}")
+            except Rejected as problem:
+                problems.append(f"{place}: {problem}")
+                warnings.warn(f"{name}: {problems[-1]}", RuntimeWarning, stacklevel=3)
+    tried = "\n".join(f"  {problem}" for problem in problems)
+    raise DataError(f"{name} could not be loaded; tried\n{tried}\nSet EMBEDOOD_DATA to {spec.help}")
+
+
+def _accept(name: str, spec: Spec, arrays, place: str) -> ImageSet:
+    image_set = from_arrays(name, *arrays, spec.class_names, spec.superclasses, place)
+    if spec.fingerprint not in (None, image_set.fingerprint):
+        raise Rejected(
+            f"its {len(image_set):,} images are not those of {name} "
+            f"(fingerprint {image_set.fingerprint}, should be {spec.fingerprint})"
+        )
+    prepared.write(image_set)
+    return image_set

@@ -1,0 +1,221 @@
+"""Known and unseen classes: nothing unseen can be reached from training or validation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedood.data import ImageSet
+
+UNSEEN = -1
+"""The label of every image of an unseen class."""
+
+
+class SplitError(ValueError):
+    """The wanted split does not fit the data set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images of one part of a split.
+
+    Attributes:
+        images: uint8, shape (N, channels, height, width).
+        labels: int64, shape (N,): 0 … C−1 for known classes, −1 for unseen ones.
+        source_index: int64, shape (N,), rising: rows of the `ImageSet`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    source_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The four parts and the classes they are made of.
+
+    Attributes:
+        known_classes: original labels; the class at place i has the label i in the parts.
+        unseen_classes: original labels, rising.
+        class_names: names of the known classes, in the order of their labels.
+        train, validation: images of known classes from the official training part.
+        test_known, test_unseen: the official test part.
+    """
+
+    train: Part
+    validation: Part
+    test_known: Part
+    test_unseen: Part
+    known_classes: tuple[int, ...]
+    unseen_classes: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+
+def split(
+    image_set: ImageSet,
+    unseen: Collection[int] = (0,),
+    validation: int = 5000,
+    seed: int = 0,
+    train_limit: int | None = None,
+) -> Split:
+    """Split a data set by classes into known and unseen.
+
+    The unseen classes are taken out first; training and validation are then drawn from what is
+    left of the official training part, every class by its share (largest remainders). The
+    validation images do not depend on `train_limit`.
+
+    Args:
+        unseen: original labels of the unseen classes.
+        validation: number of validation images, 0 for none.
+        seed: of the drawing; the same seed gives the same parts.
+        train_limit: at most so many training images; 0 or None for all.
+
+    Raises:
+        SplitError: the classes or the sizes do not fit the data set.
+    """
+    unseen_classes = _check_unseen(image_set, unseen)
+    known_classes = tuple(c for c in range(len(image_set.class_names)) if c not in unseen_classes)
+    label_of = np.full(len(image_set.class_names), UNSEEN, np.int64)
+    label_of[list(known_classes)] = np.arange(len(known_classes))
+    labels = label_of[image_set.labels]
+
+    available = np.flatnonzero(~image_set.is_test & (labels != UNSEEN))
+    groups = _shuffled_groups(available, labels, len(known_classes), seed)
+    held_out, rest = _take(groups, _check_validation(groups, validation))
+    chosen, _ = _take(rest, _check_limit(rest, train_limit))
+
+    def part(rows: Iterable[int]) -> Part:
+        index = np.sort(np.asarray(rows, np.int64))
+        return Part(image_set.images[index], labels[index], index)
+
+    return Split(
+        train=part(np.concatenate(chosen)),
+        validation=part(np.concatenate(held_out)),
+        test_known=part(np.flatnonzero(image_set.is_test & (labels != UNSEEN))),
+        test_unseen=part(np.flatnonzero(image_set.is_test & (labels == UNSEEN))),
+        known_classes=known_classes,
+        unseen_classes=unseen_classes,
+        class_names=tuple(image_set.class_names[c] for c in known_classes),
+    )
+
+
+def last(image_set: ImageSet, n: int) -> tuple[int, ...]:
+    """The last `n` classes, the field's convention for CIFAR-100."""
+    classes = len(image_set.class_names)
+    _check_count(n, classes)
+    return tuple(range(classes - n, classes))
+
+
+def random_classes(image_set: ImageSet, n: int, seed: int) -> tuple[int, ...]:
+    """`n` classes drawn without replacement."""
+    classes = len(image_set.class_names)
+    _check_count(n, classes)
+    drawn = np.random.default_rng(seed).choice(classes, n, replace=False)
+    return tuple(sorted(drawn.tolist()))
+
+
+def whole_superclasses(image_set: ImageSet, names: Collection[str]) -> tuple[int, ...]:
+    """All classes of the named superclasses: unseen classes far from the known ones."""
+    superclass_of = _superclasses(image_set)
+    names = (names,) if isinstance(names, str) else tuple(names)
+    strange = [name for name in names if name not in image_set.superclass_names]
+    if strange or not names:
+        raise SplitError(
+            f"{image_set.name} has no superclass {', '.join(strange) or '(none named)'}; "
+            f"it has {', '.join(image_set.superclass_names)}"
+        )
+    wanted = [image_set.superclass_names.index(name) for name in names]
+    return tuple(np.flatnonzero(np.isin(superclass_of, wanted)).tolist())
+
+
+def one_of_each_superclass(image_set: ImageSet, seed: int) -> tuple[int, ...]:
+    """One drawn class of every superclass: unseen classes near known ones."""
+    superclass_of = _superclasses(image_set)
+    rng = np.random.default_rng(seed)
+    groups = range(len(image_set.superclass_names))
+    return tuple(sorted(int(rng.choice(np.flatnonzero(superclass_of == g))) for g in groups))
+
+
+def _check_unseen(image_set: ImageSet, unseen: Collection[int]) -> tuple[int, ...]:
+    classes = len(image_set.class_names)
+    chosen = tuple(sorted({int(c) for c in unseen}))
+    strange = [c for c in chosen if not 0 <= c < classes]
+    if strange:
+        raise SplitError(
+            f"{image_set.name} has the classes 0 … {classes - 1}, not the unseen {strange}"
+        )
+    if not chosen:
+        raise SplitError("no class is unseen; name at least one")
+    if classes - len(chosen) < 2:
+        raise SplitError(
+            f"{len(chosen)} of the {classes} classes of {image_set.name} are unseen; "
+            f"at least two must stay known, so at most {classes - 2} can be unseen"
+        )
+    return chosen
+
+
+def _check_count(n: int, classes: int) -> None:
+    if not 1 <= n <= classes - 2:
+        raise SplitError(f"of {classes} classes 1 … {classes - 2} can be unseen, got {n}")
+
+
+def _superclasses(image_set: ImageSet) -> np.ndarray:
+    if image_set.superclass_of is None:
+        raise SplitError(f"{image_set.name} has no superclasses")
+    return image_set.superclass_of
+
+
+def _shuffled_groups(
+    rows: np.ndarray, labels: np.ndarray, classes: int, seed: int
+) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(rows[labels[rows] == c]) for c in range(classes)]
+
+
+def _take(groups: list[np.ndarray], total: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The first rows of every group, `total` in all by share, and what is left."""
+    counts = stratified_counts([len(g) for g in groups], total)
+    pairs = list(zip(groups, counts, strict=True))
+    return [g[:n] for g, n in pairs], [g[n:] for g, n in pairs]
+
+
+def stratified_counts(sizes: Collection[int], total: int) -> list[int]:
+    """Share `total` among groups by their sizes: rounded down, then the largest remainders.
+
+    A tie of remainders goes to the earlier group; integers throughout, so no rounding error.
+    """
+    whole = sum(sizes)
+    counts = [total * size // whole for size in sizes]
+    by_remainder = sorted(range(len(counts)), key=lambda i: -(total * list(sizes)[i] % whole))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def _check_validation(groups: list[np.ndarray], validation: int) -> int:
+    sizes, available = [len(g) for g in groups], sum(map(len, groups))
+    if min(sizes) == 0:
+        raise SplitError(f"known class {sizes.index(0)} has no training image")
+    if validation != 0 and not len(groups) <= validation <= available - len(groups):
+        raise SplitError(
+            f"validation={validation} does not fit {available} training images of "
+            f"{len(groups)} known classes: 0, or {len(groups)} … {available - len(groups)}"
+        )
+    return validation
+
+
+def _check_limit(rest: list[np.ndarray], train_limit: int | None) -> int:
+    available = sum(map(len, rest))
+    if not train_limit:
+        return available
+    if train_limit < len(rest):
+        raise SplitError(
+            f"train_limit={train_limit} is too small for {len(rest)} known classes: "
+            "at least one image each (0 or None for all)"
+        )
+    return min(train_limit, available)
