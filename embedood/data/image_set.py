@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""images uint8 (N, channels, height, width), labels int64 (N,), is_test bool (N,)."""
+
+Superclasses = Mapping[str, tuple[str, ...]]
+"""Superclass name → names of its classes."""
+
 
 class DataError(RuntimeError):
     """A data set cannot be had, or is not what it should be."""
@@ -58,7 +64,7 @@ def from_arrays(
     labels: np.ndarray,
     is_test: np.ndarray,
     class_names: tuple[str, ...],
-    superclasses: Mapping[str, tuple[str, ...]] | None = None,
+    superclasses: Superclasses | None = None,
     source: str = "arrays",
 ) -> ImageSet:
     """Put arrays into canonical order and fingerprint them.
@@ -87,11 +93,21 @@ def from_arrays(
     )
 
 
-def describe(name, arrays, class_names, superclasses, source, fingerprint) -> ImageSet:
-    """An `ImageSet` of arrays that are in canonical order already."""
+def describe(
+    name: str,
+    arrays: Arrays,
+    class_names: tuple[str, ...],
+    superclasses: Superclasses | None,
+    source: str,
+    fingerprint: str,
+) -> ImageSet:
+    """Return an `ImageSet` of arrays that are in canonical order already."""
+    images, labels, is_test = arrays
     return ImageSet(
-        name,
-        *arrays,
+        name=name,
+        images=images,
+        labels=labels,
+        is_test=is_test,
         class_names=class_names,
         source=source,
         fingerprint=fingerprint,
@@ -109,13 +125,15 @@ def canonical_order(images: np.ndarray, labels: np.ndarray, is_test: np.ndarray)
 
 def fingerprint(images: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> str:
     """SHA-256 (hex) over the bytes of images, labels (little-endian int64) and is_test."""
-    digest = hashlib.sha256(np.ascontiguousarray(images, np.uint8))
-    digest.update(np.ascontiguousarray(labels, "<i8"))
-    digest.update(np.ascontiguousarray(is_test, bool))
+    digest = hashlib.sha256()
+    for array, kind in ((images, np.uint8), (labels, "<i8"), (is_test, bool)):
+        digest.update(np.ascontiguousarray(array, kind).data)
     return digest.hexdigest()
 
 
-def _check_arrays(name, images, labels, is_test, classes) -> None:
+def _check_arrays(
+    name: str, images: np.ndarray, labels: np.ndarray, is_test: np.ndarray, classes: int
+) -> None:
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
         raise DataError(
             f"{name}: images must be uint8 of shape (N, channels, height, width) with N ≥ 1, "
@@ -133,7 +151,9 @@ def _check_arrays(name, images, labels, is_test, classes) -> None:
         )
 
 
-def _superclass_of(name, class_names, superclasses) -> np.ndarray | None:
+def _superclass_of(
+    name: str, class_names: tuple[str, ...], superclasses: Superclasses | None
+) -> np.ndarray | None:
     if superclasses is None:
         return None
     members = [member for group in superclasses.values() for member in group]

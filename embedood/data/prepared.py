@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 import warnings
 import zipfile
 import zlib
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedood.data.formats import Arrays
-from embedood.data.image_set import ImageSet, fingerprint
+from embedood.data.image_set import Arrays, ImageSet, fingerprint
 
 
 def folder() -> Path:
@@ -48,9 +47,9 @@ def write(image_set: ImageSet) -> None:
 
 
 def _write_atomically(image_set: ImageSet, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             np.savez(
                 file,
                 images=image_set.images,
@@ -61,7 +60,7 @@ def _write_atomically(image_set: ImageSet, path: Path) -> None:
             )
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -8,13 +8,16 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+from typing import NoReturn
 
 from embedood.data import prepared
-from embedood.data.formats import Absent, Arrays, Rejected, md5
+from embedood.data.formats import Absent, Rejected, md5
+from embedood.data.image_set import Arrays
 
 TIMEOUT_SECONDS = 20.0
 """A mirror that sends nothing for this long is given up."""
@@ -49,12 +52,12 @@ class Folder:
         """One attempt for each of the places that exists; one that fails if none does."""
         base = Path(self.base) if self.base else data_folder(root)
         if base is None:
-            yield "EMBEDOOD_DATA", lambda: _absent("it is not set")
+            yield "EMBEDOOD_DATA", partial(_absent, "it is not set")
         elif not base.is_dir():
-            yield f"folder {base}", lambda: (_absent if self.base else _reject)("no such folder")
+            yield f"folder {base}", partial(_absent if self.base else _reject, "no such folder")
         else:
             for place in filter(lambda p: (base / p).is_dir(), self.places):
-                yield f"folder {(base / place)}", lambda place=place: self.read(base / place)
+                yield f"folder {base / place}", partial(self.read, base / place)
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,13 @@ class Download:
     """
 
     mirrors: tuple[str, ...]
-    files: dict[str, str | None]
+    files: Mapping[str, str | None]
     read: Callable[[Path], Arrays]
 
     def attempts(self, root: str | os.PathLike | None) -> Iterator[Attempt]:
         """One attempt a mirror."""
         for mirror in self.mirrors:
-            yield mirror, lambda mirror=mirror: self._fetch_and_read(mirror)
+            yield mirror, partial(self._fetch_and_read, mirror)
 
     def _fetch_and_read(self, mirror: str) -> Arrays:
         with tempfile.TemporaryDirectory(prefix="embedood-", dir=_writable_folder()) as temporary:
@@ -150,9 +153,9 @@ def _check_and_unpack(path: Path, checksum: str | None) -> None:
         raise Rejected(f"{path.name} is not the right file (MD5 should be {checksum})")
     if path.name.endswith(".tar.gz"):
         with tarfile.open(path) as archive:
-            for member in filter(tarfile.TarInfo.isfile, archive):
-                content = archive.extractfile(member)
-                (path.parent / Path(member.name).name).write_bytes(content.read())
+            for member in archive:
+                if content := archive.extractfile(member):
+                    (path.parent / Path(member.name).name).write_bytes(content.read())
 
 
 def _writable_folder() -> Path | None:
@@ -164,9 +167,9 @@ def _writable_folder() -> Path | None:
     return prepared.folder() if os.access(prepared.folder(), os.W_OK) else None
 
 
-def _absent(reason: str):
+def _absent(reason: str) -> NoReturn:
     raise Absent(reason)
 
 
-def _reject(reason: str):
+def _reject(reason: str) -> NoReturn:
     raise Rejected(reason)
