@@ -80,29 +80,20 @@ def split(
     """
     unseen_classes = _check_unseen(image_set, unseen)
     known_classes = tuple(c for c in range(len(image_set.class_names)) if c not in unseen_classes)
-    label_of = np.full(len(image_set.class_names), UNSEEN, np.int64)
-    label_of[list(known_classes)] = np.arange(len(known_classes))
-    labels = label_of[image_set.labels]
-
-    available = np.flatnonzero(~image_set.is_test & (labels != UNSEEN))
-    _check_sizes(len(available), validation, train_limit)
-    groups = _shuffled_groups(available, labels, len(known_classes), seed)
-    held_out, rest = _take(groups, validation)
-    left = len(available) - validation
-    chosen, _ = _take(rest, min(train_limit or left, left))
     names = tuple(image_set.class_names[c] for c in known_classes)
-    _check_every_class(f"validation={validation}", held_out if validation else groups, names)
-    _check_every_class(f"validation={validation}, train_limit={train_limit}", chosen, names)
+    labels = _known_labels(image_set, known_classes)
+    is_known = labels != UNSEEN
+    candidates = np.flatnonzero(is_known & ~image_set.is_test)
+    train, held_out = _draw(candidates, labels, names, validation, seed, train_limit)
 
     def part(rows: np.ndarray) -> Part:
-        index = np.sort(rows)
-        return Part(image_set.images[index], labels[index], index)
+        return Part(image_set.images[rows], labels[rows], rows)
 
     return Split(
-        train=part(np.concatenate(chosen)),
-        validation=part(np.concatenate(held_out)),
-        test_known=part(np.flatnonzero(image_set.is_test & (labels != UNSEEN))),
-        test_unseen=part(np.flatnonzero(image_set.is_test & (labels == UNSEEN))),
+        train=part(train),
+        validation=part(held_out),
+        test_known=part(np.flatnonzero(is_known & image_set.is_test)),
+        test_unseen=part(np.flatnonzero(~is_known & image_set.is_test)),
         known_classes=known_classes,
         unseen_classes=unseen_classes,
         class_names=names,
@@ -175,11 +166,30 @@ def _superclasses(image_set: ImageSet) -> np.ndarray:
     return image_set.superclass_of
 
 
-def _shuffled_groups(
-    rows: np.ndarray, labels: np.ndarray, classes: int, seed: int
-) -> list[np.ndarray]:
+def _known_labels(image_set: ImageSet, known_classes: tuple[int, ...]) -> np.ndarray:
+    label_of = np.full(len(image_set.class_names), UNSEEN, np.int64)
+    label_of[list(known_classes)] = np.arange(len(known_classes))
+    return label_of[image_set.labels]
+
+
+def _draw(
+    candidates: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    validation: int,
+    seed: int,
+    train_limit: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of training and of validation; one shuffle a class, validation from its front."""
+    _check_sizes(len(candidates), validation, train_limit)
     rng = np.random.default_rng(seed)
-    return [rng.permutation(rows[labels[rows] == c]) for c in range(classes)]
+    groups = [rng.permutation(candidates[labels[candidates] == c]) for c in range(len(names))]
+    held_out, rest = _take(groups, validation)
+    left = len(candidates) - validation
+    train, _ = _take(rest, min(train_limit or left, left))
+    _check_every_class(f"validation={validation}", held_out if validation else groups, names)
+    _check_every_class(f"validation={validation}, train_limit={train_limit}", train, names)
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
 
 
 def _take(groups: list[np.ndarray], total: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -10,7 +10,6 @@ import math
 import pickle
 import zlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,5 +164,4 @@ def _decode(encoded: list[bytes]) -> np.ndarray:
     def pixels(content: bytes) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(pixels, encoded, chunksize=256))).transpose(0, 3, 1, 2)
+    return np.stack([pixels(content) for content in encoded]).transpose(0, 3, 1, 2)
