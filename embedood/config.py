@@ -117,7 +117,9 @@ def _replace_one(experiment: Experiment, name: str, value: Any) -> Experiment:
 def _checked(name: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         if not all(type(v) is get_args(kind)[0] for v in value):
-            raise ConfigError(f"{name} takes a tuple of {get_args(kind)[0].__name__}, got {value!r}")
+            raise ConfigError(
+                f"{name} takes a tuple of {get_args(kind)[0].__name__}, got {value!r}"
+            )
         return tuple(value)
     if kind is float and type(value) is int:
         value = float(value)
@@ -155,5 +157,3 @@ def from_dict(stored: dict[str, Any]) -> Experiment:
         flat |= value if isinstance(value, dict) else {name: value}
     flat["unseen"] = tuple(flat["unseen"])
     return Experiment().with_(**flat)
-
-

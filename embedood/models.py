@@ -30,7 +30,9 @@ class BasicBlock(nn.Module):
     Source: He et al., 2016, "Deep residual learning for image recognition".
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1, upsample: bool = False):
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int = 1, upsample: bool = False
+    ):
         super().__init__()
         self.upsample = upsample
         self.conv1 = convolution(channels_in, channels_out, stride=stride)

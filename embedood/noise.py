@@ -142,7 +142,7 @@ def random_shift(images: Images, generator: Generator, most: int) -> Images:
     """Translate each image by −`most`…`most` whole pixels in both directions, filling with zeros."""
     if most == 0:
         return images
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     padded = F.pad(images, (most,) * 4)
     offset = torch.randint(
         0, 2 * most + 1, (2, count, 1), generator=generator, device=images.device

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from embedood import noise, runtime
+from embedood.models import Forward
 from embedood.splits import UNSEEN, Part
 
 
@@ -20,7 +21,7 @@ class Outputs:
 
     logits N×C, embeddings N×D, labels N (−1 = unseen), head_weight C×D, head_bias C;
     mse N: the mean squared error of the reconstructed clean image; mse_noised N: of the image
-    denoised after the training noise was put on; both None where there is no decoder.
+    denoised after the training noise was put on, where that was asked for.
     """
 
     logits: np.ndarray
@@ -55,20 +56,20 @@ class Outputs:
 
 
 @torch.inference_mode()
-def compute(model: nn.Module, part: Part, noise_seed: int = 0, batch_size: int = 512) -> Outputs:
+def compute(
+    model: nn.Module, part: Part, noise_seed: int | None = None, batch_size: int = 512
+) -> Outputs:
     """Return the network's outputs for a part, in eval mode and float32, whatever mode it was in.
 
-    The noise for `mse_noised` is drawn once for the whole part from `noise_seed`.
+    With a `noise_seed`, `mse_noised` is measured too, by a second pass over images whose noise is
+    drawn for the whole part from that seed.
     """
     images = torch.from_numpy(part.images)
-    noised = _noised(images, noise_seed)
-    rows = [
-        _batch(model, clean, spoiled)
-        for clean, spoiled in zip(images.split(batch_size), noised.split(batch_size), strict=True)
-    ]
-    logits, embeddings, mse, mse_noised = (np.concatenate(column) for column in zip(*rows, strict=True))
+    rows = [_batch(model, batch.float() / 255) for batch in images.split(batch_size)]
+    logits, embeddings, mse = (np.concatenate(column) for column in zip(*rows, strict=True))
     weight, bias = (t.detach().float().cpu().numpy() for t in (model.head.weight, model.head.bias))
-    return Outputs(logits, embeddings, part.labels, weight, bias, mse, mse_noised)
+    noised = None if noise_seed is None else _noised_errors(model, images, noise_seed, batch_size)
+    return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised)
 
 
 def reconstruct(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -77,7 +78,7 @@ def reconstruct(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return _forward(model, images).reconstruction.cpu()
 
 
-def _forward(model: nn.Module, images: torch.Tensor):
+def _forward(model: nn.Module, images: torch.Tensor) -> Forward:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -86,18 +87,19 @@ def _forward(model: nn.Module, images: torch.Tensor):
     return answer
 
 
-def _batch(model: nn.Module, images: torch.Tensor, noised: torch.Tensor) -> list[np.ndarray]:
-    clean = images.float() / 255
+def _batch(model: nn.Module, clean: torch.Tensor) -> list[np.ndarray]:
     answer = _forward(model, clean)
-    errors = [
-        (picture.cpu() - clean).square().mean((1, 2, 3))
-        for picture in (answer.reconstruction, _forward(model, noised).reconstruction)
-    ]
-    return [t.cpu().numpy() for t in (answer.logits, answer.embedding, *errors)]
+    error = (answer.reconstruction.cpu() - clean).square().mean((1, 2, 3))
+    return [t.cpu().numpy() for t in (answer.logits, answer.embedding, error)]
 
 
-def _noised(images: torch.Tensor, seed: int) -> torch.Tensor:
-    return noise.denoising_noise(images.float() / 255, runtime.generator(seed, "evaluation"))
+def _noised_errors(
+    model: nn.Module, images: torch.Tensor, seed: int, batch_size: int
+) -> np.ndarray:
+    clean = images.float() / 255
+    noised = noise.denoising_noise(clean, runtime.generator(seed, "evaluation"))
+    pictures = torch.cat([reconstruct(model, batch) for batch in noised.split(batch_size)])
+    return (pictures - clean).square().mean((1, 2, 3)).numpy()
 
 
 def pseudo_ood(model: nn.Module, part: Part, recipe: str, denoised: bool, seed: int = 0) -> Part:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import numbers
 import os
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedood.data import ImageSet
-
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "embedood")
 
 
 class ResultsError(ValueError):
@@ -101,7 +97,9 @@ def published(notebook: str) -> dict[str, Any]:
     path = project_root() / "book" / "published" / f"{notebook}.json"
     if not path.is_file():
         known = sorted(found.stem for found in path.parent.glob("*.json"))
-        raise ResultsError(f"nothing is published for {notebook!r}; there is {known} in {path.parent}")
+        raise ResultsError(
+            f"nothing is published for {notebook!r}; there is {known} in {path.parent}"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -163,13 +161,15 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the file."""
+        from embedood import runtime  # torch is slow to import, and only records need it
+
         return {
             "notebook": self.notebook,
             "profile": self.profile,
             **_machine(),
             "seeds": self.seeds,
             "seconds": round(time.monotonic() - self._started, 2),
-            "versions": _versions(),
+            "versions": runtime.versions(),
             "data": _data_entry(self.data),
             "source_hash": _source_hash_or_none(self.notebook),
             "numbers": self.numbers,
@@ -202,30 +202,10 @@ def _bounds(name: str, value: float, interval: Sequence[float] | None) -> list[f
 
 
 def _machine() -> dict[str, str]:
-    import torch
+    from embedood import runtime
 
-    if torch.cuda.is_available():
-        return {"device": "cuda", "processor": torch.cuda.get_device_name()}
-    return {"device": "cpu", "processor": _cpu_name()}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    device = runtime.device()
+    return {"device": device.type, "processor": runtime.describe(device)}
 
 
 def _data_entry(data: ImageSet | None) -> dict[str, str] | None:

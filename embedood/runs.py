@@ -1,8 +1,8 @@
 """Train once, keep, load: a folder per experiment, named by the hash of its configuration.
 
-    <EMBEDOOD_RUNS or ~/.cache/embedood/runs>/<key>/
-        config.json  weights.safetensors  history.json  provenance.json   (written last: the run is whole)
-        checkpoint.pt                                                     (while it trains)
+<EMBEDOOD_RUNS or ~/.cache/embedood/runs>/<key>/
+    config.json  weights.safetensors  history.json  provenance.json   (written last: the run is whole)
+    checkpoint.pt                                                     (while it trains)
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+import embedood
+
 
 def generator(seed: int, *purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator whose stream depends on the seed and on what it is for.
@@ -51,15 +53,18 @@ def cpu_name() -> str:
     """Return the processor's own name where the system tells it."""
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in lines if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a number."""
-    packages = ("embedood", "torch", "numpy", "scipy", "scikit-learn", "matplotlib")
-    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib")
+    own = {"python": platform.python_version(), "embedood": embedood.__version__}
+    return own | {package: metadata.version(package) for package in packages}
 
 
 _torchvision_schemas: torch.library.Library | None = None

@@ -32,7 +32,9 @@ class Scorer:
 
     def _learned(self, name: str) -> np.ndarray:
         if not hasattr(self, name):
-            raise NotFittedError(f"{type(self).__name__} has not been fitted; call fit(outputs) first")
+            raise NotFittedError(
+                f"{type(self).__name__} has not been fitted; call fit(outputs) first"
+            )
         return getattr(self, name)
 
 
@@ -127,7 +129,9 @@ class ReconstructionError(Scorer):
 
     def score(self, outputs: Outputs) -> np.ndarray:
         if outputs.mse is None:
-            raise ValueError("the outputs hold no reconstruction errors; the network has no decoder")
+            raise ValueError(
+                "the outputs hold no reconstruction errors; the network has no decoder"
+            )
         return outputs.mse
 
 

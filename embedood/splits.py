@@ -34,6 +34,10 @@ class Part:
     def __len__(self) -> int:
         return len(self.images)
 
+    def first(self, n: int) -> Part:
+        """The first n images, or all where there are fewer; canonical order knows no class."""
+        return Part(self.images[:n], self.labels[:n], self.source_index[:n])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

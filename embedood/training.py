@@ -15,7 +15,9 @@ from tqdm import tqdm
 from embedood import losses, noise, runtime
 from embedood.config import Experiment, Schedule
 
-Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], dict[str, torch.Tensor]]
+Objective = Callable[
+    [nn.Module, torch.Tensor, torch.Tensor, torch.Generator], dict[str, torch.Tensor]
+]
 
 
 @dataclass
@@ -46,7 +48,9 @@ def train(
     device = data.images.device
     generator = runtime.generator(seed, "training", device=device)
     steps = -(-len(data.images) // schedule.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=schedule.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), weight_decay=schedule.weight_decay, fused=True
+    )
     one_cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, schedule.learning_rate, total_steps=steps * schedule.epochs
     )

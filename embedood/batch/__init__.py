@@ -1,7 +1,13 @@
 """Run notebooks unattended: check what is asked, execute, keep notebook, numbers and figures."""
 
 from embedood.batch.execution import execute
-from embedood.batch.jobs import BatchError, Job, notebook_names, read_profiles, validate
+from embedood.batch.jobs import (
+    BatchError,
+    Job,
+    declared_parameters,
+    notebook_names,
+    validate,
+)
 from embedood.batch.publishing import build_book, publish
 from embedood.batch.training import trained
 
@@ -9,10 +15,10 @@ __all__ = [
     "BatchError",
     "Job",
     "build_book",
+    "declared_parameters",
     "execute",
     "notebook_names",
     "publish",
-    "read_profiles",
     "trained",
     "validate",
 ]

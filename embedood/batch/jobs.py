@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from embedood import config
 from embedood.results import code_hash, project_root
 
 Scalar = bool | int | float | str
@@ -62,7 +63,7 @@ class Job:
     @property
     def training(self) -> dict[str, Scalar]:
         """The parameters that shape an experiment, as ``config.preset`` takes them."""
-        return {k: v for k, v in self.parameters.items() if k not in ("profile", "seeds")}
+        return {k: v for k, v in self.parameters.items() if k in config.field_names()}
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
@@ -123,11 +124,15 @@ def validate(
     defaults = declared_parameters(source)
     asked = {**(entry[profile] or {}), **(overrides or {})}
     parameters = _checked(asked, defaults, f"{name}, profile {profile}")
+    if parameters.get("seeds", 1) < 1:  # type: ignore[operator]
+        raise BatchError(f"{name} needs at least one seed, got {parameters['seeds']}")
     if "profile" in defaults:
         parameters["profile"] = profile
     folder = Path(out_folder) if out_folder is not None else root / "build" / profile
     _ensure_writable(folder)
-    return Job(name, profile, parameters, tuple(entry.get("trains") or ()), source, folder)
+    job = Job(name, profile, parameters, tuple(entry.get("trains") or ()), source, folder)
+    trainings(job)
+    return job
 
 
 def declared_parameters(source: Path) -> dict[str, Scalar]:
@@ -201,20 +206,33 @@ def job_digest(job: Job) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def training_parameters(job: Job) -> str:
-    """Return what shapes a job's experiments as JSON, the same for every notebook that shares it."""
-    return json.dumps(job.training, sort_keys=True)
+@dataclass(frozen=True)
+class Training:
+    """One model that notebooks use: a preset with parameters and a seed."""
+
+    preset: str
+    seed: int
+    parameters: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """A readable file name; equal experiments of several notebooks share it."""
+        return f"{self.preset}-{self.seed}-{self.key}"
 
 
-def training_name(job: Job, preset: str, seed: int) -> str:
-    """Return ``<preset>-<hash of the parameters>-<seed>``."""
-    digest = hashlib.sha256(training_parameters(job).encode()).hexdigest()[:8]
-    return f"{preset}-{digest}-{seed}"
+def trainings(job: Job) -> list[Training]:
+    """Return the models of a job; raises BatchError for a preset that does not exist."""
+    return [training(job, preset, seed) for preset in job.trains for seed in job.seeds]
 
 
-def training_names(job: Job) -> list[str]:
-    """Return the names of all models that a notebook uses."""
-    return [training_name(job, preset, seed) for preset in job.trains for seed in job.seeds]
+def training(job: Job, preset: str, seed: int) -> Training:
+    """Return one model of a job, with its parameters as JSON."""
+    try:
+        key = config.preset(preset, **job.training, seed=seed).key
+    except config.ConfigError as error:
+        raise BatchError(f"{job.notebook}, profile {job.profile}: {error}") from None
+    return Training(preset, seed, json.dumps(job.training, sort_keys=True), key)
 
 
 def package_digest() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -51,7 +50,7 @@ def _fit(experiment: Any, what: str, log: Path | None) -> None:
         place = f"; traceback in {log}" if log else ""
         raise BatchError(f"training {what} failed: {type(error).__name__}: {error}{place}") from error
     line = f"training {what} · done · {clock(time.monotonic() - started)} elapsed"
-    print(line, flush=True, file=sys.stdout)
+    print(line, flush=True)
     _write(log, f"{experiment}\n{line}\n")
 
 

@@ -1,0 +1,180 @@
+"""One style, one colour per role; each `plot_x(data, ax=None)` draws on one axes and returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinct also to colour-blind eyes.
+COLOURS = {
+    "known": "#0072B2",
+    "unseen": "#D55E00",
+    "pseudo-OOD": "#CC79A7",
+    "threshold": "#333333",
+    "reference": "#999999",
+}
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "semibold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+}
+
+
+def use_style() -> None:
+    """Set the book's look for all figures of this process."""
+    plt.rcParams.update(STYLE)
+
+
+def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.6) -> Axes:
+    return ax if ax is not None else plt.subplots(figsize=(width, height))[1]
+
+
+def plot_images(images: np.ndarray, ax: Axes | None = None, columns: int = 10) -> Axes:
+    """Draw images, N×C×H×W (uint8 or in [0, 1]), as one mosaic, row by row."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    top = 255 if images.dtype == np.uint8 else 1
+    canvas = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, channels), top, float)
+    for place, image in enumerate(images):
+        y, x = place // columns * (height + 2), place % columns * (width + 2)
+        canvas[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    ax = _axes(ax, columns * 0.7, rows * 0.7)
+    ax.imshow(canvas.squeeze() / top, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def image_rows(rows: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Draw named rows of images below each other, each row N×C×H×W with the same N."""
+    columns = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(1.3 + 0.62 * columns, 0.66 * len(rows) + 0.3), squeeze=False
+    )
+    for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        plot_images(images, ax, columns)
+        ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center")
+    if title:
+        figure.suptitle(title, x=0.02, ha="left", fontweight="semibold", fontsize=11.5)
+    return figure
+
+
+def plot_learning_curves(
+    histories: Sequence[Sequence[Mapping[str, float]]], key: str, ax: Axes | None = None
+) -> Axes:
+    """Draw one quantity of each epoch for every seed: thin lines, their mean thick."""
+    ax = _axes(ax)
+    curves = np.array([[row[key] for row in history] for history in histories])
+    epochs = np.arange(1, curves.shape[1] + 1)
+    ax.plot(epochs, curves.T, color=COLOURS["known"], alpha=0.35, linewidth=1)
+    ax.plot(epochs, curves.mean(0), color=COLOURS["known"], marker="o")
+    ax.set(xlabel="epoch", ylabel=key, xticks=epochs)
+    return ax
+
+
+def plot_scores(
+    scores: Mapping[str, np.ndarray],
+    ax: Axes | None = None,
+    threshold: float | None = None,
+    bins: np.ndarray | int = 40,
+    log: bool = True,
+) -> Axes:
+    """Draw the distribution of 1-D scores by role (the keys of `COLOURS`), each of total area 1."""
+    ax = _axes(ax)
+    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins)
+    for role, values in scores.items():
+        weights = np.full(len(values), 1 / len(values))
+        style = {"color": COLOURS[role], "label": role, "weights": weights}
+        ax.hist(values, edges, histtype="stepfilled", alpha=0.25, **(style | {"label": None}))
+        ax.hist(values, edges, histtype="step", linewidth=1.8, **style)
+    if threshold is not None:
+        ax.axvline(threshold, color=COLOURS["threshold"], linestyle="--", label="threshold")
+    if log:
+        ax.set_yscale("log")
+    ax.set(ylabel="share of images")
+    ax.legend()
+    return ax
+
+
+def plot_curve(
+    x: np.ndarray,
+    y: np.ndarray,
+    ax: Axes | None = None,
+    role: str = "known",
+    label: str | None = None,
+    point: tuple[float, float] | None = None,
+) -> Axes:
+    """Draw one ROC-like curve, with an optional operating point on it."""
+    ax = _axes(ax, 4.6, 4.2)
+    ax.plot(x, y, color=COLOURS[role], label=label)
+    if point is not None:
+        ax.plot(*point, "o", color=COLOURS["threshold"], markersize=8, zorder=3)
+    return ax
+
+
+def plot_bars(
+    means: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float] | None] | None = None,
+    ax: Axes | None = None,
+    roles: Mapping[str, str] | None = None,
+) -> Axes:
+    """Draw horizontal bars with 95 % intervals, in the order given, the first on top."""
+    ax = _axes(ax, 6.0, 0.38 * len(means) + 0.9)
+    for place, (name, mean) in enumerate(means.items()):
+        ax.barh(place, mean, color=COLOURS[(roles or {}).get(name, "known")], height=0.7)
+        bounds = (intervals or {}).get(name)
+        if bounds is not None:
+            ax.plot(bounds, (place, place), color=COLOURS["threshold"], linewidth=1.6)
+    ax.set_yticks(range(len(means)), list(means))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_confusion(table: np.ndarray, names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Draw counts (rows true, columns decided) with the share of each row as shade."""
+    ax = _axes(ax, 5.4, 5.0)
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    ax.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1.15)
+    for (row, column), count in np.ndenumerate(table):
+        if count:
+            ink = "white" if share[row, column] > 0.4 else "#333333"
+            ax.text(column, row, count, ha="center", va="center", color=ink, fontsize=8.5)
+    ax.set_xticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="decided", ylabel="true")
+    ax.grid(visible=False)
+    return ax
+
+
+def plot_points(
+    points: np.ndarray, labels: np.ndarray, names: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Draw a 2-D embedding, N×2: known classes as shades of blue, unseen (−1) in orange on top."""
+    ax = _axes(ax, 5.2, 4.4)
+    shades = plt.get_cmap("Blues")(np.linspace(0.45, 0.95, len(names)))
+    for label, name in enumerate(names):
+        own = points[labels == label]
+        ax.scatter(*own.T, s=7, color=shades[label], alpha=0.6, linewidth=0)
+        ax.text(*np.median(own, axis=0), name, fontweight="bold", fontsize=13, ha="center",
+                bbox={"boxstyle": "circle,pad=0.2", "color": "white", "alpha": 0.85})  # fmt: skip
+    unseen = points[labels == -1]
+    ax.scatter(*unseen.T, s=9, color=COLOURS["unseen"], alpha=0.8, linewidth=0, label="unseen")
+    ax.set(xticks=[], yticks=[])
+    ax.legend(loc="best")
+    return ax
