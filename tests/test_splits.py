@@ -113,6 +113,11 @@ def test_stratified_counts_are_within_one_of_the_exact_share(sizes, share):
         assert 0 <= count <= size
 
 
+def test_left_over_images_go_to_the_largest_remainders_then_to_earlier_groups():
+    assert splits.stratified_counts([5, 3, 2], 4) == [2, 1, 1]  # shares 2, 1.2, 0.8
+    assert splits.stratified_counts([1, 1, 1], 2) == [1, 1, 0]
+
+
 def test_mnist_5k_splits_as_expected():
     split = splits.split(data.load("mnist-5k"), unseen=(0,), validation=500)
     assert list(map(len, parts(split))) == [3100, 500, 900, 100]
