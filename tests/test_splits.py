@@ -29,7 +29,8 @@ def parts(split):
 
 def test_hand_sized_split_has_the_expected_parts():
     split = splits.split(image_set([10, 20, 30, 40], [1, 2, 3, 4]), unseen=(1,), validation=8)
-    assert split.known_classes == (0, 2, 3) and split.unseen_classes == (1,)
+    assert split.known_classes == (0, 2, 3)
+    assert split.unseen_classes == (1,)
     assert split.class_names == ("c0", "c2", "c3")
     assert Counter(split.validation.labels.tolist()) == {0: 1, 1: 3, 2: 4}
     assert Counter(split.train.labels.tolist()) == {0: 9, 1: 27, 2: 36}
@@ -158,7 +159,8 @@ def test_class_choices():
     assert splits.last(source, 2) == (4, 5)
     drawn = splits.random_classes(source, 3, seed=1)
     assert drawn == splits.random_classes(source, 3, seed=1)
-    assert len(set(drawn)) == 3 and set(drawn) <= set(range(6))
+    assert len(set(drawn)) == 3
+    assert set(drawn) <= set(range(6))
     assert len({splits.random_classes(source, 3, seed) for seed in range(20)}) > 5
     assert splits.whole_superclasses(source, ("low", "odd")) == (0, 3, 4)
     assert splits.whole_superclasses(source, "high") == (1, 2, 5)

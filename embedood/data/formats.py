@@ -143,7 +143,7 @@ def read_cifar_parquet(folder: Path) -> Arrays:
 
 def _read_parquet_part(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     try:
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow.parquet
     except ImportError as error:
         raise Rejected("Parquet files need `pip install pyarrow`") from error
     try:

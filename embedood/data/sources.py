@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from embedood.data import prepared
 from embedood.data.formats import Absent, Rejected, md5
@@ -117,7 +117,7 @@ def fetch(url: str, path: Path) -> Path:
     return path
 
 
-def _copy(response, path: Path, expected: int) -> int:
+def _copy(response: BinaryIO, path: Path, expected: int) -> int:
     progress, received = Progress(path.name, expected), 0
     with path.open("wb") as file:
         while chunk := response.read(CHUNK_BYTES):
