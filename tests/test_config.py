@@ -1,0 +1,53 @@
+import pytest
+
+from embedood import config
+
+
+def test_equal_settings_share_a_key_and_any_change_moves_it():
+    base = config.preset("report")
+    assert base.key == config.preset("report").key
+    others = [
+        base.with_(width=32),
+        base.with_(seed=1),
+        base.with_(sigma=0.2),
+        base.with_(unseen=(1,)),
+    ]
+    assert len({base.key, *(other.key for other in others)}) == 5
+
+
+def test_a_stored_experiment_comes_back_equal():
+    base = config.preset("std_5", width=8, unseen=(0, 3), data_name="mnist-5k")
+    assert config.from_dict(base.to_dict()) == base
+
+
+def test_validation_follows_the_small_data_unless_given():
+    assert config.preset("report").split.validation == 5000
+    assert config.preset("report", data_name="mnist-5k").split.validation == 500
+    assert config.preset("report", data_name="mnist-5k", validation=77).split.validation == 77
+
+
+def test_the_printed_sign_rewards_what_the_text_punishes():
+    assert (
+        config.preset("printed_sign").losses.std_weight
+        == -config.preset("report").losses.std_weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"wdith": 3}, "unknown setting 'wdith'.*width"),
+        ({"width": "3"}, "width takes int, got '3'"),
+        ({"width": True}, "width takes int"),
+        ({"sigma": "much"}, "sigma takes float"),
+        ({"unseen": (0, "1")}, "unseen takes a tuple of int"),
+    ],
+)
+def test_bad_overrides_are_refused(overrides, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.preset("report", **overrides)
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(config.ConfigError, match=r"'raport'.*report, std_0"):
+        config.preset("raport")

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from embedood import losses
+
+
+def logits_of(*rows):
+    return torch.tensor(rows).log()
+
+
+def test_overconfidence_by_hand():
+    loss = losses.overconfidence(logits_of([0.5, 0.3, 0.2]), torch.tensor([0]), k=2.0)
+    expected = -math.log(0.5) - 2 * (0.3 * math.log(0.7) + 0.2 * math.log(0.8))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_overconfidence_without_k_is_cross_entropy():
+    logits, labels = torch.randn(7, 5), torch.arange(7) % 5
+    expected = F.cross_entropy(logits, labels)
+    torch.testing.assert_close(losses.overconfidence(logits, labels, k=0.0), expected)
+
+
+def test_overconfidence_is_finite_where_a_wrong_class_is_certain():
+    logits = torch.tensor([[0.0, 200.0, 0.0]], requires_grad=True)
+    loss = losses.overconfidence(logits, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(200 - math.log(losses.SURE), rel=1e-2)
+    assert logits.grad.isfinite().all()
+
+
+def test_std_counts_wrong_predictions_only():
+    rows = logits_of([0.7, 0.2, 0.1], [0.7, 0.2, 0.1])
+    loss = losses.std_of_wrong(rows, torch.tensor([0, 1]))
+    mean = 1 / 3
+    spread = math.sqrt(((0.7 - mean) ** 2 + (0.2 - mean) ** 2 + (0.1 - mean) ** 2) / 3)
+    assert loss.item() == pytest.approx(spread / 2, rel=1e-5)
+
+
+def test_std_has_a_finite_gradient_at_the_uniform_prediction():
+    logits = torch.zeros(1, 4, requires_grad=True)
+    losses.std_of_wrong(logits, torch.tensor([3])).backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_std_falls_when_a_wrong_prediction_becomes_more_even():
+    peaked, even = logits_of([0.1, 0.8, 0.1]), logits_of([0.3, 0.4, 0.3])
+    label = torch.tensor([0])
+    assert losses.std_of_wrong(even, label) < losses.std_of_wrong(peaked, label)
+
+
+def test_denoising_is_the_mean_over_pixels():
+    a, b = torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 3, 3)
+    b[0, 0, 0, 0] = 0.6
+    assert losses.denoising(a, b).item() == pytest.approx(0.36 / 18)
+
+
+def test_uniformity_is_the_divergence_from_uniform():
+    p = torch.tensor([[0.5, 0.25, 0.25]])
+    expected = sum(math.log((1 / 3) / q) / 3 for q in p[0].tolist())
+    assert losses.uniformity(p.log()).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.uniformity(torch.zeros(3, 8)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [losses.overconfidence, losses.std_of_wrong])
+def test_gradients_match_finite_differences(loss):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+    logits.requires_grad_()
+    (slope,) = torch.autograd.grad(loss(logits, labels), logits)
+    step = torch.randn(4, 5)
+    with torch.no_grad():
+        rise = loss(logits + 1e-2 * step, labels) - loss(logits - 1e-2 * step, labels)
+    assert (slope * step).sum().item() == pytest.approx(rise.item() / 2e-2, rel=2e-2, abs=1e-4)

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedood import noise, runtime
+
+
+def images(count=6, height=28, width=28, seed=0):
+    return torch.rand(count, 1, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_without_sigma_only_one_square_changes_and_its_side_is_in_range():
+    clean = images(200)
+    noisy = noise.denoising_noise(clean, runtime.generator(0), sigma=0.0, square=(10, 14))
+    for before, after in zip(clean, noisy, strict=True):
+        rows, columns = np.nonzero((before != after)[0].numpy())
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert height == width
+        assert 10 <= height <= 14
+        assert len(rows) == height * width
+        assert after[0, rows, columns].unique().numel() == 1
+
+
+def test_sides_and_places_are_uniform():
+    mask = noise.square_mask(images(20_000), runtime.generator(0), 10, 14)
+    sides = mask.sum((1, 2, 3)).sqrt().round().long()
+    counts = torch.bincount(sides, minlength=15)[10:]
+    assert counts.sum() == 20_000
+    assert (counts - 4000).abs().max() < 5 * (20_000 * 0.2 * 0.8) ** 0.5
+    first_rows = mask[sides == 14].any(3)[:, 0].int().argmax(1)
+    assert set(first_rows.tolist()) == set(range(15))
+
+
+def test_gaussian_part_has_the_stated_sigma():
+    grey = torch.full((400, 1, 28, 28), 0.5)
+    noisy = noise.denoising_noise(grey, runtime.generator(0), sigma=0.05, square=(1, 1))
+    assert noisy.sub(0.5).std().item() == pytest.approx(0.05, rel=0.05)
+
+
+@given(st.integers(1, 40), st.integers(4, 40), st.integers(4, 40), st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_squares_always_lie_inside(count, height, width, seed):
+    side = min(height, width)
+    mask = noise.square_mask(
+        images(count, height, width), runtime.generator(seed), side // 2 or 1, side
+    )
+    assert mask.shape == (count, 1, height, width)
+    assert ((side // 2) ** 2 <= mask.sum((1, 2, 3))).all()
+
+
+def test_a_square_that_does_not_fit_is_refused_with_the_sizes():
+    with pytest.raises(ValueError, match="10 to 14 pixels does not fit images of 8×8"):
+        noise.denoising_noise(images(2, 8, 8), runtime.generator(0))
+
+
+@pytest.mark.parametrize("recipe", noise.PSEUDO_OOD)
+def test_every_recipe_changes_each_image_and_keeps_range_and_input(recipe):
+    clean = images(12)
+    before = clean.clone()
+    spoiled = noise.spoil(clean, recipe, runtime.generator(0))
+    assert torch.equal(clean, before)
+    assert spoiled.shape == clean.shape
+    assert spoiled.min() >= 0
+    assert spoiled.max() <= 1
+    assert ((spoiled != clean).flatten(1).any(1)).all()
+    assert torch.equal(spoiled, noise.spoil(clean, recipe, runtime.generator(0)))
+
+
+def test_turns_are_by_90_or_270_degrees_only():
+    clean = images(40)
+    turned = noise.quarter_turns(clean, runtime.generator(0)).numpy()
+    quarter = [np.rot90(clean.numpy(), k, (2, 3)) for k in (1, 3)]
+    hits = np.array(
+        [[np.array_equal(a, b) for a, b in zip(turned, q, strict=True)] for q in quarter]
+    )
+    assert (hits.sum(0) == 1).all()
+    assert hits.any(1).all()
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'rotate'.*rotated"):
+        noise.spoil(images(), "rotate", runtime.generator(0))
+
+
+def test_shift_moves_whole_pixels_like_a_slow_loop():
+    clean = images(30, 6, 6)
+    moved = noise.random_shift(clean, runtime.generator(3), 2)
+    padded = torch.nn.functional.pad(clean, (2, 2, 2, 2))
+    for image, source in zip(moved, padded, strict=True):
+        windows = [source[:, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
+        assert any(torch.equal(image, window) for window in windows)
+    assert noise.random_shift(clean, runtime.generator(3), 0) is clean

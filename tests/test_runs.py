@@ -1,0 +1,141 @@
+"""Models, the training loop and the run cache, on a few digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from embedood import config, models, outputs, runs, runtime, training
+from embedood.splits import Part
+
+TINY = {"data_name": "mnist-5k", "width": 2, "train_limit": 400, "batch_size": 50}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDOOD_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def weights(run):
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_the_report_network_shares_ten_convolutions_and_has_resnet_widths():
+    model = models.DenoisingClassifier(9)
+    convolutions = [m for m in model.shared.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == 10
+    logits, embedding, picture = model(torch.rand(2, 1, 28, 28))
+    assert (logits.shape, embedding.shape, picture.shape) == ((2, 9), (2, 256), (2, 1, 28, 28))
+    assert embedding.min() >= 0
+
+
+def test_generators_differ_by_purpose_and_repeat_by_seed():
+    draws = [
+        torch.rand(3, generator=runtime.generator(s, p)) for s, p in [(0, "a"), (0, "b"), (1, "a")]
+    ]
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], torch.rand(3, generator=runtime.generator(0, "a")))
+
+
+def test_a_second_fit_loads_and_trains_nothing(cache, monkeypatch):
+    experiment = config.preset("report", **TINY, epochs=1)
+    first = runs.fit(experiment)
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
+    assert_same(weights(first), weights(runs.fit(experiment)))
+    assert {p.name for p in first.folder.iterdir()} == {
+        "config.json", "weights.safetensors", "history.json", "provenance.json", "lock"
+    }  # fmt: skip
+    stored = json.loads((first.folder / "config.json").read_text())
+    assert config.from_dict(stored) == experiment
+
+
+def test_training_learns(cache):
+    run = runs.fit(config.preset("report", **(TINY | {"width": 4}), epochs=6, learning_rate=1e-2))
+    losses = [row["loss"] for row in run.history]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_killed_in_the_middle_it_resumes_to_the_identical_weights(cache, tmp_path, monkeypatch):
+    experiment = config.preset("report", **TINY, epochs=6)
+    folder = cache / experiment.key
+    script = (
+        f"from embedood import config, runs;runs.fit(config.from_dict({experiment.to_dict()!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "provenance.json").exists()
+    resumed = weights(runs.fit(experiment))
+    monkeypatch.setenv("EMBEDOOD_RUNS", str(tmp_path / "other"))
+    assert_same(resumed, weights(runs.fit(experiment)))
+
+
+def test_a_diverging_training_says_so(cache):
+    with pytest.raises(FloatingPointError, match="learning rate ten times smaller"):
+        runs.fit(config.preset("report", **TINY, epochs=1, learning_rate=1e30))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = models.DenoisingClassifier(9, width=4)
+    with torch.no_grad():
+        model(torch.rand(64, 1, 28, 28))
+    return model
+
+
+@pytest.fixture
+def part():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)
+    return Part(pixels, np.arange(20) % 9, np.arange(20))
+
+
+def test_outputs_are_the_same_alone_and_in_a_batch_and_in_training_mode(network, part):
+    network.train()
+    together = outputs.compute(network, part, noise_seed=0)
+    assert network.training
+    alone = outputs.compute(network, part, noise_seed=0, batch_size=1)
+    for name in ("logits", "embeddings", "mse", "mse_noised"):
+        np.testing.assert_allclose(
+            getattr(alone, name), getattr(together, name), rtol=1e-4, atol=1e-6
+        )
+    head = together.embeddings @ together.head_weight.T + together.head_bias
+    np.testing.assert_allclose(head, together.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_come_back_from_a_file(network, part, tmp_path):
+    before = outputs.compute(network, part)
+    before.save(tmp_path / "outputs.npz")
+    after = outputs.Outputs.load(tmp_path / "outputs.npz")
+    np.testing.assert_array_equal(before.logits, after.logits)
+    assert after.mse_noised is None
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs.npz"]
+
+
+def test_pseudo_ood_is_unseen_and_repeats(network, part):
+    first, second = (outputs.pseudo_ood(network, part, "report", denoised=True) for _ in range(2))
+    assert (first.labels == -1).all()
+    np.testing.assert_array_equal(first.images, second.images)
+
+
+def test_torchvision_imports_beside_any_torch():
+    assert runtime.import_torchvision().models.resnet18(num_classes=3).fc.out_features == 3
