@@ -2,6 +2,7 @@
 # whole or not at all. What a job depends on is compared by content (params), not by date, so that
 # a checkout repeats nothing.
 import os
+import sys
 
 from embedood.batch import BatchError, jobs
 from snakemake.exceptions import WorkflowError
@@ -9,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 PROFILE = str(config.get("profile", "quick"))
 OVERRIDES = {"seeds": config["seeds"]} if "seeds" in config else {}
 BUILD = f"build/{PROFILE}"
+EMBEDOOD = f"exec {sys.executable} -m embedood.cli"
 
 try:
     NAMES = str(config.get("notebooks") or "").split() or jobs.notebook_names()
@@ -16,19 +18,15 @@ try:
 except BatchError as error:
     raise WorkflowError(str(error)) from None
 
-# The models of all notebooks, by the name of their marker: notebooks with equal parameters share.
-TRAINED = {
-    jobs.training_name(job, preset, seed): (preset, seed, jobs.training_parameters(job))
-    for job in JOBS.values()
-    for preset in job.trains
-    for seed in job.seeds
-}
+# The models of all notebooks, by name: equal experiments are trained once.
+MODELS = {model.name: model for job in JOBS.values() for model in jobs.trainings(job)}
 
 os.environ |= {"EMBEDOOD_ENGINE": "snakemake", "EMBEDOOD_NOTEBOOKS": " ".join(JOBS)}
 
 
 wildcard_constraints:
     notebook="|".join(JOBS),
+    model="[^/]+",
 
 
 localrules:
@@ -47,22 +45,21 @@ rule train:
     log:
         f"{BUILD}/logs/train-{{model}}.log",
     params:
-        package=jobs.package_digest(),
-        preset=lambda w: TRAINED[w.model][0],
-        seed=lambda w: TRAINED[w.model][1],
-        parameters=lambda w: TRAINED[w.model][2],
+        preset=lambda w: MODELS[w.model].preset,
+        seed=lambda w: MODELS[w.model].seed,
+        parameters=lambda w: MODELS[w.model].parameters,
     threads: workflow.cores
     resources:
         mem_mb=8000,
         runtime=180,
     shell:
-        "exec embedood train {params.preset} --seed {params.seed}"
+        "{EMBEDOOD} train {params.preset} --seed {params.seed}"
         " --parameters {params.parameters:q} --marker {output} --log {log}"
 
 
 rule notebook:
     input:
-        lambda w: [f"{BUILD}/trained/{m}.json" for m in jobs.training_names(JOBS[w.notebook])],
+        lambda w: [f"{BUILD}/trained/{m.name}.json" for m in jobs.trainings(JOBS[w.notebook])],
     output:
         f"{BUILD}/{{notebook}}.ipynb",
         f"{BUILD}/{{notebook}}.json",
@@ -76,4 +73,4 @@ rule notebook:
         mem_mb=8000,
         runtime=120,
     shell:
-        "exec embedood run {wildcards.notebook} --profile {PROFILE} {params.seeds}"
+        "{EMBEDOOD} run {wildcards.notebook} --profile {PROFILE} {params.seeds}"

@@ -105,7 +105,10 @@ def _run_papermill(job: Job, executed: Path, scratch: Path, progress: Progress) 
             stdout_file=log,
             stderr_file=log,
             progress=progress,
-            kernel={"stderr": log, "env": os.environ | {"EMBEDOOD_RESULTS": str(scratch.resolve())}},
+            kernel={
+                "stderr": log,
+                "env": os.environ | {"EMBEDOOD_RESULTS": str(scratch.resolve())},
+            },
         )
 
 

@@ -139,7 +139,9 @@ def declared_parameters(source: Path) -> dict[str, Scalar]:
     """Return names and defaults of the one cell tagged ``parameters``."""
     cells = [c for c in read_notebook(source)["cells"] if _has_tag(c, "parameters")]
     if len(cells) != 1:
-        raise BatchError(f"{source.name} needs exactly one cell tagged 'parameters', has {len(cells)}")
+        raise BatchError(
+            f"{source.name} needs exactly one cell tagged 'parameters', has {len(cells)}"
+        )
     defaults = {}
     for line in ast.parse("".join(cells[0]["source"])).body:
         try:
@@ -159,7 +161,9 @@ def _has_tag(cell: Mapping[str, Any], tag: str) -> bool:
     return tag in cell.get("metadata", {}).get("tags", [])
 
 
-def _checked(asked: Mapping[str, Any], defaults: Mapping[str, Scalar], where: str) -> dict[str, Scalar]:
+def _checked(
+    asked: Mapping[str, Any], defaults: Mapping[str, Scalar], where: str
+) -> dict[str, Scalar]:
     unknown = sorted(set(asked) - set(defaults))
     if unknown:
         raise BatchError(
@@ -194,7 +198,9 @@ def _ensure_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise BatchError(f"cannot write into the output folder {folder}: {error.strerror}") from None
+        raise BatchError(
+            f"cannot write into the output folder {folder}: {error.strerror}"
+        ) from None
 
 
 def job_digest(job: Job) -> str:
@@ -202,7 +208,11 @@ def job_digest(job: Job) -> str:
 
     It depends on content alone, so a checkout that touches files repeats nothing.
     """
-    parts = [code_hash(read_notebook(job.source)), package_digest(), json.dumps(dict(job.parameters))]
+    parts = [
+        code_hash(read_notebook(job.source)),
+        package_digest(),
+        json.dumps(dict(job.parameters)),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

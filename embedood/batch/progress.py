@@ -59,8 +59,7 @@ class Progress:
         elapsed = time.monotonic() - self._started
         left = clock(elapsed / self.done * (self.cells - self.done)) if self.done else "?"
         return (
-            f"{self.place} {self.notebook} · {self.stage} · "
-            f"{clock(elapsed)} elapsed · {left} left"
+            f"{self.place} {self.notebook} · {self.stage} · {clock(elapsed)} elapsed · {left} left"
         )
 
     def show(self) -> None:

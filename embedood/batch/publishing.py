@@ -70,7 +70,9 @@ def publish(profile: str, notebooks: list[str] | None = None) -> list[Path]:
     """
     jobs = [validate(name, profile) for name in notebooks or notebook_names()]
     ready = [(job, *publishable(job)) for job in jobs]
-    return [path for job, text, numbers in ready for path in _place(project_root(), job, text, numbers)]
+    return [
+        path for job, text, numbers in ready for path in _place(project_root(), job, text, numbers)
+    ]
 
 
 def _place(root: Path, job: Job, text: str, numbers: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -93,7 +95,16 @@ def build_book(profile: str | None = None) -> Path:
     shutil.copytree(root, stage, ignore=shutil.ignore_patterns(*NOT_STAGED))
     if profile:
         _replace_results(stage, profile)
-    command = [sys.executable, "-m", "jupyter_book", "build", "-W", "-n", "--keep-going", str(stage)]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter_book",
+        "build",
+        "-W",
+        "-n",
+        "--keep-going",
+        str(stage),
+    ]
     if subprocess.run(command, check=False).returncode:
         raise BatchError("the book was not built: see the warnings above")
     return _keep_html(stage / "_build" / "html", root / "build" / "book" / "html")

@@ -48,7 +48,9 @@ def _fit(experiment: Any, what: str, log: Path | None) -> None:
     except Exception as error:
         _write(log, f"{experiment}\n{traceback.format_exc()}")
         place = f"; traceback in {log}" if log else ""
-        raise BatchError(f"training {what} failed: {type(error).__name__}: {error}{place}") from error
+        raise BatchError(
+            f"training {what} failed: {type(error).__name__}: {error}{place}"
+        ) from error
     line = f"training {what} · done · {clock(time.monotonic() - started)} elapsed"
     print(line, flush=True)
     _write(log, f"{experiment}\n{line}\n")

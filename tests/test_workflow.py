@@ -1,0 +1,397 @@
+"""The batch on a small project of its own: what is repeated, refused, kept, and continued."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from embedood import batch, cli
+from embedood.batch.progress import Progress, last_heading
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMETERS = 'profile = "quick"\nseeds = 1\nstep = 0.5\nlabel = "a"'
+COUNT = 'from pathlib import Path\nwith Path("{name}.ran").open("a") as ran:\n    ran.write("x")'
+NUMBER = (
+    "from embedood.results import Results\n"
+    'results = Results("{name}", profile, range(seeds))\n'
+    'results.record("step", step)'
+)
+FIGURE = "import matplotlib.pyplot as plt\nplt.plot([0, step])\nplt.show()"
+WAIT = (
+    "import os, time\n"
+    'Path("pids").write_text(f"{os.getppid()} {os.getpid()}")\n'
+    'while not Path("go").exists():\n'
+    "    time.sleep(0.05)"
+)
+
+
+def write_notebook(path, *sources):
+    parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# Title"), parameters, new_markdown_cell("text\n## Stage two")]
+    notebook = new_notebook(cells=[*cells, *map(new_code_cell, sources)])
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = kernel
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with two notebooks that work; tests add what they need."""
+    root = tmp_path / "project"
+    (root / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "Snakefile", root)
+    shutil.copytree(ROOT / "workflow", root / "workflow")
+    for name in ("01_first", "02_second"):
+        sources = [text.replace("{name}", name) for text in (COUNT, NUMBER)]
+        write_notebook(root / "notebooks" / f"{name}.ipynb", *sources)
+    set_profiles(root, "01_first", "02_second")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("EMBEDOOD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("EMBEDOOD_RESULTS", raising=False)
+    return root
+
+
+def set_profiles(root, *names, step=1.0):
+    lines = [f"{name}: {{quick: {{seeds: 1, step: {step}}}}}" for name in names]
+    (root / "notebooks" / "profiles.yml").write_text("\n".join(lines))
+
+
+def engine_command(*config):
+    command = [sys.executable, "-m", "snakemake", "--profile", "workflow/local", "--cores", "2"]
+    return [*command, "--config", "profile=quick", *config]
+
+
+def run_engine(*config):
+    return subprocess.run(
+        engine_command(*config), text=True, capture_output=True, check=False, timeout=300
+    )
+
+
+def times_ran(root, name):
+    path = root / "notebooks" / f"{name}.ran"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def runs_of_both(root):
+    return times_ran(root, "01_first"), times_ran(root, "02_second")
+
+
+def edit_cell(path, index, source):
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[index].source = source
+    nbformat.write(notebook, path)
+
+
+def test_only_changed_content_is_repeated(project):
+    """Once; then nothing; nothing for new dates or prose; one notebook for its new code."""
+    assert run_engine().returncode == 0
+    assert runs_of_both(project) == (1, 1)
+    written = (project / "build/quick/01_first.ipynb").stat().st_mtime_ns
+
+    first = project / "notebooks" / "01_first.ipynb"
+    edit_cell(first, 0, "# Another title")
+    for path in [*project.glob("notebooks/*.ipynb"), *project.glob("notebooks/*.yml")]:
+        os.utime(path)
+    assert run_engine().returncode == 0
+    assert runs_of_both(project) == (1, 1)
+    assert (project / "build/quick/01_first.ipynb").stat().st_mtime_ns == written
+
+    edit_cell(first, 4, NUMBER.format(name="01_first") + " * 2")
+    assert run_engine().returncode == 0
+    assert runs_of_both(project) == (2, 1)
+
+    assert run_engine('notebooks="02"', "seeds=2").returncode == 0
+    assert runs_of_both(project) == (2, 2)
+    assert json.loads((project / "build/quick/02_second.json").read_text())["seeds"] == [0, 1]
+
+
+def wait_for(condition, what, engine=None, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        assert engine is None or engine.poll() is None, f"the engine ended before {what}"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    """A zombie that nobody collects any more counts as dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads process states from /proc")
+@pytest.mark.parametrize("victim", ["engine", "papermill", "kernel"])
+def test_kill_9_then_continue(project, victim):
+    folder, pids = project / "build" / "quick", project / "notebooks" / "pids"
+    number = NUMBER.replace("{name}", "03_slow")
+    write_notebook(
+        project / "notebooks" / "03_slow.ipynb", COUNT.format(name="03_slow"), number, WAIT
+    )
+    set_profiles(project, "01_first", "03_slow")
+    with (project / "log").open("w") as log:
+        engine = subprocess.Popen(engine_command(), stdout=log, stderr=log)
+    wait_for(lambda: pids.exists() and pids.read_text().count(" "), "the slow notebook", engine)
+    wait_for((folder / "01_first.ipynb").exists, "the fast notebook", engine)
+    time.sleep(1.0)  # the engine takes note that the fast notebook is done
+    papermill, kernel = map(int, pids.read_text().split())
+    os.kill(
+        {"engine": engine.pid, "papermill": papermill, "kernel": kernel}[victim], signal.SIGKILL
+    )
+    assert engine.wait(60) != 0
+    wait_for(lambda: not is_alive(papermill) and not is_alive(kernel), "the orphans to end")
+    assert not (folder / "03_slow.ipynb").exists()
+    assert not (folder / "03_slow.json").exists()
+
+    (project / "notebooks" / "go").touch()
+    subprocess.run([*engine_command(), "--unlock"], check=True, capture_output=True)
+    again = run_engine()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (times_ran(project, "01_first"), times_ran(project, "03_slow")) == (1, 2)
+    assert_whole(folder, "03_slow")
+    assert not list(folder.glob(".*.partial"))
+    assert not list(folder.glob("*.failed.ipynb"))
+
+
+def assert_whole(folder, name):
+    cells = nbformat.read(folder / f"{name}.ipynb", as_version=4).cells
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    assert "step" in json.loads((folder / f"{name}.json").read_text())["numbers"]
+
+
+def test_a_failing_notebook_is_named_and_the_others_go_on(project):
+    write_notebook(project / "notebooks" / "00_broken.ipynb", "x = 0", "y = 1\nz = y / x", "z")
+    set_profiles(project, "00_broken", "01_first", "02_second")
+    found = run_engine()
+    assert found.returncode != 0
+    assert runs_of_both(project) == (1, 1)
+    assert "00_broken failed in code cell 3 of 4 ('y = 1'): ZeroDivisionError" in found.stderr
+    assert "z = y / x" in found.stderr
+    assert "00_broken.failed.ipynb" in found.stderr
+    folder = project / "build" / "quick"
+    assert not (folder / "00_broken.ipynb").exists()
+    assert not (folder / "00_broken.json").exists()
+    partial = nbformat.read(folder / "00_broken.failed.ipynb", as_version=4)
+    assert any("y / x" in cell.source for cell in partial.cells)
+    assert_whole(folder, "01_first")
+
+
+def test_a_notebook_that_stops_early_is_not_taken_for_finished(project):
+    """papermill itself accepts `sys.exit(0)` and leaves the cells after it unexecuted."""
+    write_notebook(project / "notebooks" / "03_early.ipynb", "import sys\nsys.exit(0)", "1 + 1")
+    set_profiles(project, "03_early")
+    with pytest.raises(batch.BatchError, match=r"03_early failed in code cell 2 of 3"):
+        batch.execute("03", "quick")
+    assert not (project / "build/quick/03_early.ipynb").exists()
+
+
+def test_a_failure_keeps_the_last_good_results(project):
+    batch.execute("01", "quick")
+    good = (project / "build/quick/01_first.ipynb").read_bytes()
+    edit_cell(project / "notebooks" / "01_first.ipynb", 4, "1 / 0")
+    with pytest.raises(batch.BatchError, match="ZeroDivisionError"):
+        batch.execute("01", "quick")
+    assert (project / "build/quick/01_first.ipynb").read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("notebook", "profile", "overrides", "message"),
+    [
+        ("09", "quick", {}, "unknown notebook '09'; there are 01_first, 02_second"),
+        ("0", "quick", {}, "unknown notebook '0'"),
+        ("01", "huge", {}, "unknown profile 'huge' of 01_first; there are quick"),
+        ("01", "quick", {"stepp": 1}, "unknown parameter 'stepp' for 01_first, profile quick; "
+         "its parameters cell has profile, seeds, step, label"),
+        ("01", "quick", {"step": "wide"}, "'step' .* must be float like 0.5, got 'wide'"),
+        ("01", "quick", {"seeds": 1.5}, "'seeds' .* must be int like 1, got 1.5"),
+        ("01", "quick", {"seeds": True}, "'seeds' .* must be int like 1, got True"),
+        ("01", "quick", {"seeds": 0}, "at least one seed, got 0"),
+        ("01", "quick", {"label": 3}, "'label' .* must be str like 'a', got 3"),
+    ],
+)  # fmt: skip
+def test_impossible_requests_are_refused_before_anything_starts(
+    project, notebook, profile, overrides, message
+):
+    with pytest.raises(batch.BatchError, match=message):
+        batch.execute(notebook, profile, overrides)
+    assert runs_of_both(project) == (0, 0)
+    assert not list(project.glob("build/*/*"))
+
+
+def test_an_unwritable_folder_is_refused(project):
+    (project / "build").write_text("a file where a folder should be")
+    with pytest.raises(
+        batch.BatchError, match=r"cannot write into the output folder .*build/quick"
+    ):
+        batch.execute("01", "quick")
+    assert runs_of_both(project) == (0, 0)
+
+
+def test_text_is_read_as_the_type_of_the_default(project):
+    job = batch.validate("1", "quick", {"step": "1e-3", "seeds": "3", "label": "5"})
+    assert job.notebook == "01_first"
+    assert job.parameters == {"profile": "quick", "seeds": 3, "step": 0.001, "label": "5"}
+    assert job.seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("a = 1\nb = a + 1", "'b = a \\+ 1'"),
+        ("import os", "'import os'"),
+        ("\n".join(f"p{i} = {i}" for i in range(9)), "9 parameters, at most 8"),
+    ],
+)
+def test_a_parameters_cell_holds_only_few_literals(project, source, message):
+    edit_cell(project / "notebooks" / "01_first.ipynb", 1, source)
+    with pytest.raises(batch.BatchError, match=message):
+        batch.validate("01", "quick")
+
+
+def test_the_engine_refuses_an_unknown_notebook(project):
+    found = subprocess.run(
+        [*engine_command('notebooks="09"'), "--quiet", "rules"],
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert found.returncode != 0
+    assert "unknown notebook" in found.stderr
+
+
+def test_command_line_tells_errors_without_traceback(project, capsys):
+    assert cli.main(["check", "01", "-p", "stepp", "1"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: unknown parameter 'stepp'")
+    assert "Traceback" not in told
+    assert cli.main(["check", "--seeds", "2"]) == 0
+
+
+def test_status_names_notebooks_numbers_and_figures(project, capsys):
+    assert cli.main(["status"]) == 0
+    assert "nothing executed yet" in capsys.readouterr().out
+    assert cli.main(["run", "01"]) == 0
+    assert cli.main(["status", "--profile", "quick"]) == 0
+    told = capsys.readouterr().out
+    for name in ("01_first.ipynb", "01_first.json", "figures/01_first-*.png (0)"):
+        assert str(project / "build/quick" / name) in told
+    assert "02_second" not in told
+
+
+def add_figures(project):
+    path = project / "notebooks" / "01_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    named = new_code_cell(FIGURE, metadata={"mystnb": {"figure": {"name": "fig-line"}}})
+    notebook.cells += [new_code_cell(FIGURE), named]
+    nbformat.write(notebook, path)
+
+
+def test_figures_are_named_and_old_ones_leave(project):
+    add_figures(project)
+    figures = project / "build/quick/figures"
+    figures.mkdir(parents=True)
+    for name in ("01_first-9.png", "02_second-1.png"):
+        (figures / name).write_bytes(b"old")
+    batch.execute("01", "quick")
+    kept = sorted(path.name for path in figures.iterdir())
+    assert kept == ["01_first-1.png", "01_first-fig-line.png", "02_second-1.png"]
+    assert (figures / "01_first-1.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_publish_copies_outputs_and_nothing_else(project):
+    add_figures(project)
+    before = nbformat.read(project / "notebooks" / "01_first.ipynb", as_version=4)
+    batch.execute("01", "quick")
+    notebook, numbers = batch.publish("quick", ["01"])
+    after = nbformat.read(notebook, as_version=4)
+    assert [c.source for c in after.cells] == [c.source for c in before.cells]
+    assert [c.metadata for c in after.cells] == [c.metadata for c in before.cells]
+    assert "papermill" not in after.metadata
+    code = [c for c in after.cells if c.cell_type == "code"]
+    assert [c.execution_count for c in code] == [1, 2, 3, 4, 5]
+    assert [c.id for c in after.cells] == [c.id for c in before.cells]
+    assert "image/png" in code[-1].outputs[-1].data
+    assert json.loads(numbers.read_text())["numbers"]["step"]["value"] == 1.0
+    assert numbers == project / "book" / "published" / "01_first.json"
+    assert run_again_publishes_the_same(notebook)
+
+
+def run_again_publishes_the_same(notebook):
+    published = notebook.read_bytes()
+    batch.publish("quick", ["01"])
+    return notebook.read_bytes() == published
+
+
+def test_publish_refuses_stale_missing_and_large(project, monkeypatch):
+    source = project / "notebooks" / "01_first.ipynb"
+    with pytest.raises(batch.BatchError, match="first run 'embedood run 01_first"):
+        batch.publish("quick", ["01"])
+    batch.execute("01", "quick")
+    monkeypatch.setattr("embedood.batch.publishing.MAX_BYTES", 1000)
+    with pytest.raises(batch.BatchError, match="bytes with its outputs, at most 1,000"):
+        batch.publish("quick", ["01"])
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    edit_cell(source, 4, "step")
+    unpublished = source.read_bytes()
+    with pytest.raises(batch.BatchError, match=r"the code of 01_first.ipynb changed"):
+        batch.publish("quick", ["01"])
+    assert source.read_bytes() == unpublished
+    assert not (project / "book").exists()
+
+
+def test_a_training_is_one_job_for_equal_experiments(project):
+    """Two notebooks with the same preset share one training per seed; a second run keeps it."""
+    small = "{seeds: 2, data_name: mnist-5k, width: 4, epochs: 1, train_limit: 128}"
+    parameters = 'profile = ""\nseeds = 1\ndata_name = ""\nwidth = 1\nepochs = 1\ntrain_limit = 1'
+    for name in ("01_first", "02_second"):
+        edit_cell(project / "notebooks" / f"{name}.ipynb", 1, parameters)
+        edit_cell(project / "notebooks" / f"{name}.ipynb", 4, "seeds")
+    entries = [f"{n}: {{trains: [report], quick: {small}}}" for n in ("01_first", "02_second")]
+    (project / "notebooks" / "profiles.yml").write_text("\n".join(entries))
+    found = run_engine()
+    assert found.returncode == 0, found.stdout + found.stderr
+    markers = sorted((project / "build/quick/trained").iterdir())
+    assert [path.name.split("-")[:2] for path in markers] == [["report", "0"], ["report", "1"]]
+    keys = [json.loads(path.read_text())["key"] for path in markers]
+    assert sorted(keys) == sorted(path.name for path in (project.parent / "runs").iterdir())
+    written = [path.stat().st_mtime_ns for path in markers]
+    assert run_engine('notebooks="02"').returncode == 0
+    assert [path.stat().st_mtime_ns for path in markers] == written
+    assert runs_of_both(project) == (1, 1)
+
+
+def test_an_unknown_preset_is_refused(project):
+    text = "01_first: {trains: [nonsense], quick: {}}"
+    (project / "notebooks" / "profiles.yml").write_text(text)
+    with pytest.raises(batch.BatchError, match="unknown preset 'nonsense'"):
+        batch.validate("01", "quick")
+
+
+def test_progress_counts_code_cells_and_names_the_stage(tmp_path):
+    with (tmp_path / "out").open("w+") as stream:
+        progress = Progress("01_a", "notebook 2 of 3", 4, stream)
+        progress.cell_starts(new_markdown_cell("# A\ntext\n## Stage"))
+        progress.cell_starts(new_code_cell("1"))
+        progress.cell_ends(new_code_cell("1"))
+        progress.cell_ends(new_code_cell("p = 1", metadata={"tags": ["injected-parameters"]}))
+        progress._started -= 60
+        line = progress.line()
+        progress.end("done")
+        stream.seek(0)
+        written = stream.read().splitlines()
+    assert line == "notebook 2 of 3 01_a · Stage · 1:00 elapsed · 3:00 left"
+    assert len(written) == 2
+    assert written[1].endswith("done · 1:00 elapsed")
+
+
+def test_last_heading_is_none_without_one():
+    assert last_heading(new_markdown_cell("plain\n\ntext")) is None
+    assert last_heading(new_code_cell("# comment")) is None
