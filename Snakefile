@@ -21,7 +21,11 @@ except BatchError as error:
 # The models of all notebooks, by name: equal experiments are trained once.
 MODELS = {model.name: model for job in JOBS.values() for model in jobs.trainings(job)}
 
-os.environ |= {"EMBEDOOD_ENGINE": "snakemake", "EMBEDOOD_NOTEBOOKS": " ".join(JOBS)}
+os.environ |= {
+    "EMBEDOOD_ENGINE": "snakemake",
+    "EMBEDOOD_NOTEBOOKS": " ".join(JOBS),
+    "EMBEDOOD_MODELS": " ".join(MODELS),
+}
 
 
 wildcard_constraints:

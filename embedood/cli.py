@@ -106,7 +106,8 @@ def train_preset(options: argparse.Namespace) -> None:
     parameters = options.parameters
     if options.notebook:
         parameters = batch.validate(options.notebook, options.profile).training
-    run = batch.trained(options.preset, parameters, options.seed, options.log)
+    place = batch.place_among_models(options.marker)
+    run = batch.trained(options.preset, parameters, options.seed, options.log, place)
     if options.marker:
         write_json(options.marker, run)
 

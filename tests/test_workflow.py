@@ -347,6 +347,44 @@ def test_publish_refuses_stale_missing_and_large(project, monkeypatch):
     assert not (project / "book").exists()
 
 
+def add_book(project):
+    (project / "_config.yml").write_text(
+        "title: small\nonly_build_toc_files: true\nexecute: {execute_notebooks: 'off'}\n"
+    )
+    (project / "_toc.yml").write_text(
+        "format: jb-book\nroot: intro\nchapters:\n- file: notebooks/01_first\n"
+    )
+    (project / "intro.md").write_text("# Start\n")
+
+
+def test_book_shows_published_results_or_the_readers_own_and_executes_nothing(project):
+    add_book(project)
+    edit_cell(project / "notebooks" / "01_first.ipynb", 4, NUMBER.format(name="01_first") + " * 21")
+    source = (project / "notebooks" / "01_first.ipynb").read_bytes()
+    with pytest.raises(
+        batch.BatchError, match=r"no executed notebook in .*quick: run 'make figures'"
+    ):
+        batch.build_book("quick")
+    batch.execute("01", "quick")
+    page = project / "build" / "book" / "html" / "notebooks" / "01_first.html"
+    assert batch.build_book().name == "index.html"
+    assert ">21.0" not in page.read_text()
+    batch.build_book("quick")
+    assert ">21.0" in page.read_text()
+    assert (project / "notebooks" / "01_first.ipynb").read_bytes() == source
+    assert runs_of_both(project) == (1, 0)
+
+
+def test_a_warning_keeps_the_last_good_book(project, capsys):
+    add_book(project)
+    start = batch.build_book()
+    (project / "intro.md").write_text("# Start\n\n[nowhere](missing.md)\n")
+    with pytest.raises(batch.BatchError, match="the book was not built"):
+        batch.build_book()
+    assert "missing.md" in capsys.readouterr().err
+    assert start.is_file()
+
+
 def test_a_training_is_one_job_for_equal_experiments(project):
     """Two notebooks with the same preset share one training per seed; a second run keeps it."""
     small = "{seeds: 2, data_name: mnist-5k, width: 4, epochs: 1, train_limit: 128}"
@@ -390,6 +428,14 @@ def test_progress_counts_code_cells_and_names_the_stage(tmp_path):
     assert line == "notebook 2 of 3 01_a · Stage · 1:00 elapsed · 3:00 left"
     assert len(written) == 2
     assert written[1].endswith("done · 1:00 elapsed")
+
+
+def test_models_are_counted_by_the_markers_of_those_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDOOD_MODELS", "a b c")
+    assert batch.place_among_models(tmp_path / "b.json") == "model 1 of 3 · "
+    (tmp_path / "a.json").write_text('{"seconds": 30}')
+    assert batch.place_among_models(tmp_path / "b.json") == "model 2 of 3 · about 1:00 left · "
+    assert batch.place_among_models(None) == ""
 
 
 def test_last_heading_is_none_without_one():

@@ -9,7 +9,7 @@ from embedood.batch.jobs import (
     validate,
 )
 from embedood.batch.publishing import build_book, publish
-from embedood.batch.training import trained
+from embedood.batch.training import place_among_models, trained
 
 __all__ = [
     "BatchError",
@@ -18,6 +18,7 @@ __all__ = [
     "declared_parameters",
     "execute",
     "notebook_names",
+    "place_among_models",
     "publish",
     "trained",
     "validate",

@@ -95,17 +95,11 @@ def build_book(profile: str | None = None) -> Path:
     shutil.copytree(root, stage, ignore=shutil.ignore_patterns(*NOT_STAGED))
     if profile:
         _replace_results(stage, profile)
-    command = [
-        sys.executable,
-        "-m",
-        "jupyter_book",
-        "build",
-        "-W",
-        "-n",
-        "--keep-going",
-        str(stage),
-    ]
-    if subprocess.run(command, check=False).returncode:
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", "-W", "-n", "--keep-going", stage]
+    found = subprocess.run(command, text=True, capture_output=True, check=False)
+    if found.returncode:
+        print(found.stdout + found.stderr, file=sys.stderr)
         raise BatchError("the book was not built: see the warnings above")
     return _keep_html(stage / "_build" / "html", root / "build" / "book" / "html")
 
