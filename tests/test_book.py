@@ -118,7 +118,7 @@ def test_chapters_open_on_colab(html: Path, chapter: str) -> None:
     assert links.count(address) == 1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: pages are not opened")

@@ -34,7 +34,9 @@ def render(text: str, folder: Path) -> str:
     """
     match = TEXT.fullmatch(text)
     if not match:
-        raise PublishedError(f"{text!r} is not notebook:name:format or notebook:name:format:interval")
+        raise PublishedError(
+            f"{text!r} is not notebook:name:format or notebook:name:format:interval"
+        )
     number = _find(folder / f"{match['notebook']}.json", match["name"])
     try:
         shown = format(number["value"], match["spec"])
@@ -53,7 +55,9 @@ def _find(path: Path, name: str) -> dict[str, Any]:
         raise PublishedError(f"nothing is published from {path.stem}: {path} does not exist")
     numbers = json.loads(path.read_text(encoding="utf-8"))["numbers"]
     if name not in numbers:
-        raise PublishedError(f"{path.stem} publishes no {name!r}, only {', '.join(sorted(numbers))}")
+        raise PublishedError(
+            f"{path.stem} publishes no {name!r}, only {', '.join(sorted(numbers))}"
+        )
     return numbers[name]
 
 
