@@ -111,7 +111,8 @@ def _replace_one(experiment: Experiment, name: str, value: Any) -> Experiment:
     value = _checked(name, value, get_type_hints(type(section))[name])
     if not owners[name]:
         return replace(experiment, **{name: value})
-    return replace(experiment, **{owners[name]: replace(section, **{name: value})})
+    changed: dict[str, Any] = {owners[name]: replace(section, **{name: value})}
+    return replace(experiment, **changed)
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:

@@ -12,7 +12,7 @@ from embedood.splits import UNSEEN
 
 
 def youden_threshold(known: np.ndarray, outliers: np.ndarray) -> float:
-    r"""Return the threshold with the largest TPR − FPR: reject where score > threshold.
+    r"""Return the threshold whose true- and false-positive rates differ most: reject above it.
 
     `known` and `outliers` are 1-D scores. The threshold lies half-way between the two neighbouring
     scores, so that it does not sit on an image. Source: Youden, 1950.

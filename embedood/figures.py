@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +18,7 @@ COLOURS = {
     "threshold": "#333333",
     "reference": "#999999",
 }
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
@@ -38,7 +39,7 @@ STYLE = {
 
 def use_style() -> None:
     """Set the book's look for all figures of this process."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
 def _axes(ax: Axes | None, width: float = 6.0, height: float = 3.6) -> Axes:
@@ -96,10 +97,10 @@ def plot_scores(
 ) -> Axes:
     """Draw the distribution of 1-D scores by role (the keys of `COLOURS`), each of total area 1."""
     ax = _axes(ax)
-    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins)
+    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), bins).tolist()
     for role, values in scores.items():
         weights = np.full(len(values), 1 / len(values))
-        style = {"color": COLOURS[role], "label": role, "weights": weights}
+        style: dict[str, Any] = {"color": COLOURS[role], "label": role, "weights": weights}
         ax.hist(values, edges, histtype="stepfilled", alpha=0.25, **(style | {"label": None}))
         ax.hist(values, edges, histtype="step", linewidth=1.8, **style)
     if threshold is not None:
@@ -170,11 +171,20 @@ def plot_points(
     shades = plt.get_cmap("Blues")(np.linspace(0.45, 0.95, len(names)))
     for label, name in enumerate(names):
         own = points[labels == label]
-        ax.scatter(*own.T, s=7, color=shades[label], alpha=0.6, linewidth=0)
-        ax.text(*np.median(own, axis=0), name, fontweight="bold", fontsize=13, ha="center",
+        ax.scatter(own[:, 0], own[:, 1], s=7, color=shades[label], alpha=0.6, linewidth=0)
+        x, y = np.median(own, axis=0)
+        ax.text(x, y, name, fontweight="bold", fontsize=13, ha="center",
                 bbox={"boxstyle": "circle,pad=0.2", "color": "white", "alpha": 0.85})  # fmt: skip
     unseen = points[labels == -1]
-    ax.scatter(*unseen.T, s=9, color=COLOURS["unseen"], alpha=0.8, linewidth=0, label="unseen")
+    ax.scatter(
+        unseen[:, 0],
+        unseen[:, 1],
+        s=9,
+        color=COLOURS["unseen"],
+        alpha=0.8,
+        linewidth=0,
+        label="unseen",
+    )
     ax.set(xticks=[], yticks=[])
     ax.legend(loc="best")
     return ax

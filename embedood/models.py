@@ -10,11 +10,11 @@ from torch import nn
 
 
 class Forward(NamedTuple):
-    """What a network says of a batch; the reconstruction is None where there is no decoder."""
+    """What a network says of a batch."""
 
     logits: torch.Tensor  # B×C
     embedding: torch.Tensor  # B×D
-    reconstruction: torch.Tensor | None  # like the images
+    reconstruction: torch.Tensor  # like the images
 
 
 def convolution(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -22,7 +22,7 @@ def convolution(channels_in: int, channels_out: int, size: int = 3, stride: int 
 
 
 class BasicBlock(nn.Module):
-    r"""ResNet's basic block: $\mathrm{relu}(\mathrm{shortcut}(x) + \mathrm{conv}(\mathrm{relu}(\mathrm{conv}(x))))$.
+    r"""ResNet's basic block, $\mathrm{relu}(s(x) + f_2(\mathrm{relu}(f_1(x))))$, s the shortcut.
 
     Batch norm follows each convolution. `stride=2` halves the side; `upsample=True` doubles it first
     (nearest neighbour), which makes the block the mirror of a strided one.

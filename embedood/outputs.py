@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from embedood import noise, runtime
-from embedood.models import Forward
+from embedood.models import DenoisingClassifier, Forward
 from embedood.splits import UNSEEN, Part
 
 
@@ -57,7 +56,7 @@ class Outputs:
 
 @torch.inference_mode()
 def compute(
-    model: nn.Module, part: Part, noise_seed: int | None = None, batch_size: int = 512
+    model: DenoisingClassifier, part: Part, noise_seed: int | None = None, batch_size: int = 512
 ) -> Outputs:
     """Return the network's outputs for a part, in eval mode and float32, whatever mode it was in.
 
@@ -72,13 +71,13 @@ def compute(
     return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised)
 
 
-def reconstruct(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def reconstruct(model: DenoisingClassifier, images: torch.Tensor) -> torch.Tensor:
     """Return the decoder's picture of images in [0, 1], B×C×H×W, in eval mode on the CPU."""
     with torch.inference_mode():
         return _forward(model, images).reconstruction.cpu()
 
 
-def _forward(model: nn.Module, images: torch.Tensor) -> Forward:
+def _forward(model: DenoisingClassifier, images: torch.Tensor) -> Forward:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -87,14 +86,14 @@ def _forward(model: nn.Module, images: torch.Tensor) -> Forward:
     return answer
 
 
-def _batch(model: nn.Module, clean: torch.Tensor) -> list[np.ndarray]:
+def _batch(model: DenoisingClassifier, clean: torch.Tensor) -> list[np.ndarray]:
     answer = _forward(model, clean)
     error = (answer.reconstruction.cpu() - clean).square().mean((1, 2, 3))
     return [t.cpu().numpy() for t in (answer.logits, answer.embedding, error)]
 
 
 def _noised_errors(
-    model: nn.Module, images: torch.Tensor, seed: int, batch_size: int
+    model: DenoisingClassifier, images: torch.Tensor, seed: int, batch_size: int
 ) -> np.ndarray:
     clean = images.float() / 255
     noised = noise.denoising_noise(clean, runtime.generator(seed, "evaluation"))
@@ -102,7 +101,9 @@ def _noised_errors(
     return (pictures - clean).square().mean((1, 2, 3)).numpy()
 
 
-def pseudo_ood(model: nn.Module, part: Part, recipe: str, denoised: bool, seed: int = 0) -> Part:
+def pseudo_ood(
+    model: DenoisingClassifier, part: Part, recipe: str, denoised: bool, seed: int = 0
+) -> Part:
     """Return one pseudo-OOD image, labelled −1, for each image of a part of known classes.
 
     The images are spoiled by a recipe of `noise.PSEUDO_OOD`; with `denoised=True` they then pass the

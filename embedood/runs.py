@@ -79,7 +79,7 @@ def build(experiment: Experiment, split: Split) -> DenoisingClassifier:
         model = DenoisingClassifier(
             len(split.known_classes), experiment.network.width, split.train.images.shape[1]
         )
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _train(

@@ -7,7 +7,7 @@ Scores that need nothing learned may be used without `fit`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import logsumexp
@@ -30,7 +30,7 @@ class Scorer:
     def score(self, outputs: Outputs) -> np.ndarray:
         raise NotImplementedError
 
-    def _learned(self, name: str) -> np.ndarray:
+    def _learned(self, name: str) -> Any:
         if not hasattr(self, name):
             raise NotFittedError(
                 f"{type(self).__name__} has not been fitted; call fit(outputs) first"

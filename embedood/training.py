@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,7 +117,7 @@ class _State:
         schedule: torch.optim.lr_scheduler.LRScheduler,
         generator: torch.Generator,
     ):
-        self.parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
         self.generator = generator
 
     def save(self, path: Path | None, history: list[dict[str, float]]) -> None:

@@ -26,7 +26,7 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 LOCAL = ("file:", "data:", "blob:", "about:", "chrome:", "devtools:")
-STARTUP_SECONDS, PAGE_SECONDS = 60, 60
+STARTUP_SECONDS, PAGE_SECONDS, SETTLING_SECONDS = 60, 60, 0.1
 
 
 class Browser:
@@ -36,6 +36,7 @@ class Browser:
         self.profile = profile
         self.problems: list[str] = []
         self.number = 0
+        self.loaded = False
 
     def __enter__(self) -> Self:
         # Chromium refuses its sandbox to root, which is who runs in most containers.
@@ -103,14 +104,14 @@ class Browser:
         elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.problems.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
         elif method == "Network.requestWillBeSent":
-            if not told["request"]["url"].startswith(LOCAL):
-                self.problems.append(f"request to {told['request']['url']}")
+            url = told["request"]["url"]
+            self.problems += [] if url.startswith(LOCAL) else [f"request to {url}"]
+        elif method == "Page.loadEventFired":
+            self.loaded = True
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression in the page; a promise is awaited."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
+        """Return the value of a JavaScript expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']['text']}")
         return answer["result"].get("value")
@@ -121,15 +122,21 @@ class Browser:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
-        self.call("Page.navigate", url="about:blank")
+        self._navigate("about:blank")
         self.problems.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        self._until(
-            f"location.protocol === 'file:' && document.readyState === 'complete' && {READY}"
-        )
-        self.evaluate("new Promise(done => setTimeout(done, 100))")
+        self._navigate(path.resolve().as_uri())
+        self.until(READY)
+        time.sleep(SETTLING_SECONDS)
 
-    def _until(self, condition: str) -> None:
+    def _navigate(self, url: str) -> None:
+        """Go to a page and wait until it is loaded; a command sent meanwhile would be lost."""
+        self.loaded = False
+        self.call("Page.navigate", url=url)
+        while not self.loaded:
+            self._note(json.loads(self.socket.recv()))
+
+    def until(self, condition: str) -> None:
+        """Wait until a JavaScript condition holds in the page."""
         end = time.monotonic() + PAGE_SECONDS
         while not self.evaluate(condition):
             if time.monotonic() > end:

@@ -143,7 +143,7 @@ def test_pages_fit_a_phone(html: Path, browser: Browser, page: str) -> None:
 def test_search_works_offline(html: Path, browser: Browser) -> None:
     browser.open(html / "search.html")
     browser.evaluate("Search.performSearch('threshold')")
-    browser._until("document.querySelectorAll('#search-results li a').length > 0")
+    browser.until("document.querySelectorAll('#search-results li a').length > 0")
     assert browser.problems == []
 
 

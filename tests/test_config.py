@@ -36,7 +36,7 @@ def test_the_printed_sign_rewards_what_the_text_punishes():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"wdith": 3}, "unknown setting 'wdith'.*width"),
+        ({"breadth": 3}, "unknown setting 'breadth'.*width"),
         ({"width": "3"}, "width takes int, got '3'"),
         ({"width": True}, "width takes int"),
         ({"sigma": "much"}, "sigma takes float"),
