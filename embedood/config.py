@@ -33,6 +33,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Network:
+    architecture: str = "denoising"  # a name of models.ARCHITECTURES
     width: int = 64  # channels of the first stage; later stages have 2× and 4×
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,13 @@ class Forward(NamedTuple):
 
     logits: torch.Tensor  # B×C
     embedding: torch.Tensor  # B×D
-    reconstruction: torch.Tensor  # like the images
+    reconstruction: torch.Tensor | None  # like the images; None without a decoder
+
+
+class Classifier(nn.Module):
+    """Base of all networks here: `forward` answers with `Forward`, `head` is the last layer."""
+
+    head: nn.Linear
 
 
 def convolution(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -52,7 +59,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.shortcut(x) + self.norm2(self.conv2(inner)))
 
 
-class DenoisingClassifier(nn.Module):
+class DenoisingClassifier(Classifier):
     """A classifier and a denoiser that share their first ten convolutions.
 
     ResNet-18 without its last stage: stem and stages 1–2 (widths w, w, 2w) are shared; the classifier
@@ -83,6 +90,50 @@ class DenoisingClassifier(nn.Module):
         features = self.shared(images)
         embedding = self.stage3(features).mean((2, 3))
         return Forward(self.head(embedding), embedding, self.decoder(features))
+
+
+class CompactClassifier(Classifier):
+    """Three stages of two 3×3 convolutions, w, 2w and 4w channels wide, pooled by two in between.
+
+    Batch norm and ReLU follow each convolution. The embedding is the average of the last stage over
+    the image, D = 4w, non-negative. On 28×28 images it costs a fifth of `DenoisingClassifier`.
+
+    Source: ours, after Simonyan & Zisserman, 2015, "Very deep convolutional networks…".
+    """
+
+    def __init__(self, num_classes: int, width: int = 32, channels: int = 1):
+        super().__init__()
+        w = width
+        self.features = nn.Sequential(
+            _layer(channels, w), _layer(w, w), nn.MaxPool2d(2),
+            _layer(w, 2 * w), _layer(2 * w, 2 * w), nn.MaxPool2d(2),
+            _layer(2 * w, 4 * w), _layer(4 * w, 4 * w),
+        )  # fmt: skip
+        self.head = nn.Linear(4 * w, num_classes)
+
+    def forward(self, images: torch.Tensor) -> Forward:
+        embedding = self.features(images).mean((2, 3))
+        return Forward(self.head(embedding), embedding, None)
+
+
+def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        convolution(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.ReLU()
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[int, int, int], Classifier]] = {
+    "denoising": DenoisingClassifier,
+    "compact": CompactClassifier,
+}
+
+
+def build(architecture: str, num_classes: int, width: int, channels: int) -> Classifier:
+    """Return a network of `ARCHITECTURES` with random weights; `ValueError` for an unknown name."""
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"unknown architecture {architecture!r}; the architectures are {known}")
+    return ARCHITECTURES[architecture](num_classes, width, channels)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from embedood import noise, runtime
-from embedood.models import DenoisingClassifier, Forward
+from embedood.models import Classifier, Forward
 from embedood.splits import UNSEEN, Part
 
 
@@ -56,7 +56,7 @@ class Outputs:
 
 @torch.inference_mode()
 def compute(
-    model: DenoisingClassifier, part: Part, noise_seed: int | None = None, batch_size: int = 512
+    model: Classifier, part: Part, noise_seed: int | None = None, batch_size: int = 512
 ) -> Outputs:
     """Return the network's outputs for a part, in eval mode and float32, whatever mode it was in.
 
@@ -65,19 +65,26 @@ def compute(
     """
     images = torch.from_numpy(part.images)
     rows = [_batch(model, batch.float() / 255) for batch in images.split(batch_size)]
-    logits, embeddings, mse = (np.concatenate(column) for column in zip(*rows, strict=True))
+    logits, embeddings, *errors = (np.concatenate(column) for column in zip(*rows, strict=True))
+    mse = errors[0] if errors else None
     weight, bias = (t.detach().float().cpu().numpy() for t in (model.head.weight, model.head.bias))
     noised = None if noise_seed is None else _noised_errors(model, images, noise_seed, batch_size)
     return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised)
 
 
-def reconstruct(model: DenoisingClassifier, images: torch.Tensor) -> torch.Tensor:
-    """Return the decoder's picture of images in [0, 1], B×C×H×W, in eval mode on the CPU."""
+def reconstruct(model: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Return the decoder's picture of images in [0, 1], B×C×H×W, in eval mode on the CPU.
+
+    Raises `ValueError` for a network without a decoder.
+    """
     with torch.inference_mode():
-        return _forward(model, images).reconstruction.cpu()
+        picture = _forward(model, images).reconstruction
+    if picture is None:
+        raise ValueError(f"{type(model).__name__} has no decoder, so it redraws no image")
+    return picture.cpu()
 
 
-def _forward(model: DenoisingClassifier, images: torch.Tensor) -> Forward:
+def _forward(model: Classifier, images: torch.Tensor) -> Forward:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -86,14 +93,16 @@ def _forward(model: DenoisingClassifier, images: torch.Tensor) -> Forward:
     return answer
 
 
-def _batch(model: DenoisingClassifier, clean: torch.Tensor) -> list[np.ndarray]:
+def _batch(model: Classifier, clean: torch.Tensor) -> list[np.ndarray]:
     answer = _forward(model, clean)
-    error = (answer.reconstruction.cpu() - clean).square().mean((1, 2, 3))
-    return [t.cpu().numpy() for t in (answer.logits, answer.embedding, error)]
+    found = [answer.logits, answer.embedding]
+    if answer.reconstruction is not None:
+        found.append((answer.reconstruction.cpu() - clean).square().mean((1, 2, 3)))
+    return [t.cpu().numpy() for t in found]
 
 
 def _noised_errors(
-    model: DenoisingClassifier, images: torch.Tensor, seed: int, batch_size: int
+    model: Classifier, images: torch.Tensor, seed: int, batch_size: int
 ) -> np.ndarray:
     clean = images.float() / 255
     noised = noise.denoising_noise(clean, runtime.generator(seed, "evaluation"))
@@ -101,9 +110,7 @@ def _noised_errors(
     return (pictures - clean).square().mean((1, 2, 3)).numpy()
 
 
-def pseudo_ood(
-    model: DenoisingClassifier, part: Part, recipe: str, denoised: bool, seed: int = 0
-) -> Part:
+def pseudo_ood(model: Classifier, part: Part, recipe: str, denoised: bool, seed: int = 0) -> Part:
     """Return one pseudo-OOD image, labelled −1, for each image of a part of known classes.
 
     The images are spoiled by a recipe of `noise.PSEUDO_OOD`; with `denoised=True` they then pass the

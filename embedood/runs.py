@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from embedood import data, runtime, splits, training
+from embedood import data, models, runtime, splits, training
 from embedood.config import Experiment
-from embedood.models import DenoisingClassifier
+from embedood.models import Classifier
 from embedood.splits import Split
 
 
@@ -31,7 +31,7 @@ class Run:
     """A trained network with its data, in eval mode on `runtime.device()`."""
 
     experiment: Experiment
-    model: DenoisingClassifier
+    model: Classifier
     split: Split
     history: list[dict[str, float]]
     provenance: dict[str, Any]
@@ -72,19 +72,22 @@ def split_of(experiment: Experiment) -> Split:
     )
 
 
-def build(experiment: Experiment, split: Split) -> DenoisingClassifier:
+def build(experiment: Experiment, split: Split) -> Classifier:
     """Return the experiment's network with the initial weights of its seed."""
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)
-        model = DenoisingClassifier(
-            len(split.known_classes), experiment.network.width, split.train.images.shape[1]
+        model = models.build(
+            experiment.network.architecture,
+            len(split.known_classes),
+            experiment.network.width,
+            split.train.images.shape[1],
         )
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _train(
     experiment: Experiment,
-    model: DenoisingClassifier,
+    model: Classifier,
     split: Split,
     folder: Path,
     quiet: bool | None,
@@ -95,7 +98,7 @@ def _train(
     labels = torch.from_numpy(split.train.labels).to(device)
     history = training.train(
         model.to(device),
-        training.denoising_objective(experiment),
+        training.classification_objective(experiment),
         training.TrainingSet(images, labels),
         experiment.schedule,
         experiment.seed,

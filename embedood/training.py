@@ -1,4 +1,4 @@
-"""The one training loop, written out, and the objective that the denoising classifier minimises."""
+"""The one training loop, written out, and the objective that classifiers minimise."""
 
 from __future__ import annotations
 
@@ -75,36 +75,49 @@ def train(
     return history
 
 
-def denoising_objective(experiment: Experiment) -> Objective:
+def classification_objective(experiment: Experiment) -> Objective:
     """Return the report's objective: classify and denoise, part of each batch noised.
 
     loss = classification + `std_weight` · L_std + `denoising_weight` · L_den
-    (+ `outlier_weight` · KL(U‖p) on pseudo-OOD made from the batch).
+    (+ `outlier_weight` · KL(U‖p) on pseudo-OOD made from the batch). A network without a decoder is
+    trained without L_den.
     """
-    noised, weights = experiment.noise, experiment.losses
+    weights = experiment.losses
 
     def objective(
         model: nn.Module, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        clean = noise.random_shift(images, generator, noised.shift)
-        count = round(noised.noised_share * len(clean))
-        square = (noised.square_min, noised.square_max)
-        spoiled = noise.denoising_noise(clean[:count], generator, noised.sigma, square)
-        shown = torch.cat([spoiled, clean[count:]])
-        if weights.outlier_weight:
-            shown = torch.cat([shown, noise.spoil(clean, weights.outlier_recipe, generator)])
+        clean, shown = _shown(experiment, images, generator)
         logits, _, reconstruction = model(shown.contiguous(memory_format=torch.channels_last))
         logits, outlier_logits = logits[: len(clean)], logits[len(clean) :]
-        classification = losses.overconfidence(logits, labels, weights.overconfidence_weight)
         std = losses.std_of_wrong(logits, labels)
-        mse = losses.denoising(reconstruction[: len(clean)], clean)
-        loss = classification + weights.std_weight * std + weights.denoising_weight * mse
+        loss = losses.overconfidence(logits, labels, weights.overconfidence_weight)
+        loss = loss + weights.std_weight * std
+        terms = {"accuracy": (logits.argmax(1) == labels).float().mean(), "std": std}
+        if reconstruction is not None:
+            terms["mse"] = losses.denoising(reconstruction[: len(clean)], clean)
+            loss = loss + weights.denoising_weight * terms["mse"]
         if weights.outlier_weight:
-            loss = loss + weights.outlier_weight * losses.uniformity(outlier_logits)
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        return {"loss": loss, "accuracy": accuracy, "mse": mse, "std": std}
+            terms["outlier"] = losses.uniformity(outlier_logits)
+            loss = loss + weights.outlier_weight * terms["outlier"]
+        return {"loss": loss} | terms
 
     return objective
+
+
+def _shown(
+    experiment: Experiment, images: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the clean batch and what the network sees: some of it noised, then pseudo-OOD."""
+    noised, weights = experiment.noise, experiment.losses
+    clean = noise.random_shift(images, generator, noised.shift)
+    count = round(noised.noised_share * len(clean))
+    square = (noised.square_min, noised.square_max)
+    spoiled = noise.denoising_noise(clean[:count], generator, noised.sigma, square)
+    shown = torch.cat([spoiled, clean[count:]])
+    if weights.outlier_weight:
+        shown = torch.cat([shown, noise.spoil(clean, weights.outlier_recipe, generator)])
+    return clean, shown
 
 
 class _State:
