@@ -23,7 +23,7 @@ CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 PHONE_WIDTH = 390
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from published import PublishedError, render  # noqa: E402
+from published import PublishedError, picture, render  # noqa: E402
 
 
 def tracked_files() -> list[str]:
@@ -217,3 +217,28 @@ def test_a_missing_number_stops_the_build(published: Path, name: str, status: in
         assert "publishes no 'lost'" in result.stderr
     else:
         assert "We find 97.9%." in (source / "_build" / "html" / "page.html").read_text()
+
+
+def notebook_with(folder: Path, outputs: list[dict[str, object]]) -> Path:
+    about = {"image": {"alt": "A curve."}, "figure": {"name": "fig-curve"}}
+    cell = {"cell_type": "code", "metadata": {"mystnb": about}, "outputs": outputs}
+    (folder / "05_x.ipynb").write_text(json.dumps({"cells": [cell]}))
+    return folder
+
+
+def test_a_published_figure_brings_its_alternative_text(tmp_path: Path) -> None:
+    outputs: list[dict[str, object]] = [{"data": {"image/png": "iVBORw=="}}]
+    assert picture("05_x:fig-curve", notebook_with(tmp_path, outputs)) == (b"\x89PNG", "A curve.")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("05_x:fig-curve", "was not executed"),
+        ("05_x:fig-lost", "no figure named 'fig-lost'"),
+        ("06_y:fig-curve", "there is no notebook"),
+    ],
+)
+def test_figures_that_are_not_there_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(PublishedError, match=re.escape(complaint)):
+        picture(text, notebook_with(tmp_path, []))

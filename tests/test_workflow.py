@@ -386,18 +386,23 @@ def test_a_warning_keeps_the_last_good_book(project, capsys):
 
 
 def test_a_training_is_one_job_for_equal_experiments(project):
-    """Two notebooks with the same preset share one training per seed; a second run keeps it."""
+    """Two notebooks with the same presets share their trainings, of every seed or of seed 0; a second run keeps them."""
     small = "{seeds: 2, data_name: mnist-5k, width: 4, epochs: 1, train_limit: 128}"
     parameters = 'profile = ""\nseeds = 1\ndata_name = ""\nwidth = 1\nepochs = 1\ntrain_limit = 1'
     for name in ("01_first", "02_second"):
         edit_cell(project / "notebooks" / f"{name}.ipynb", 1, parameters)
         edit_cell(project / "notebooks" / f"{name}.ipynb", 4, "seeds")
-    entries = [f"{n}: {{trains: [report], quick: {small}}}" for n in ("01_first", "02_second")]
+    trains = "trains: [report], trains_once: [std_0]"
+    entries = [f"{n}: {{{trains}, quick: {small}}}" for n in ("01_first", "02_second")]
     (project / "notebooks" / "profiles.yml").write_text("\n".join(entries))
     found = run_engine()
     assert found.returncode == 0, found.stdout + found.stderr
     markers = sorted((project / "build/quick/trained").iterdir())
-    assert [path.name.split("-")[:2] for path in markers] == [["report", "0"], ["report", "1"]]
+    assert [path.name.split("-")[:2] for path in markers] == [
+        ["report", "0"],
+        ["report", "1"],
+        ["std_0", "0"],
+    ]
     keys = [json.loads(path.read_text())["key"] for path in markers]
     assert sorted(keys) == sorted(path.name for path in (project.parent / "runs").iterdir())
     written = [path.stat().st_mtime_ns for path in markers]

@@ -1,14 +1,21 @@
-"""The role `{published}`: a number in prose, read from the results that the book publishes.
+"""What the book publishes, shown elsewhere: a number in prose, a chapter's figure on another page.
 
     {published}`03_threshold:report.zero_detection:.1%`            97.9%
     {published}`03_threshold:report.zero_detection:.1%:interval`   97.9% (97.1%–98.7%)
 
 The parts are the notebook, the number's name, a format specification, and optionally `interval`.
-A name that is not published is a warning, which fails the build.
+
+    ```{published-figure} 03_threshold:fig-trade-off
+    A caption.
+    ```
+
+takes the picture and its alternative text from the cell of the notebook that bears the figure's name.
+What is not published is a warning, which fails the build.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -17,7 +24,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 LOGGER = logging.getLogger(__name__)
 TEXT = re.compile(r"(?P<notebook>\w+):(?P<name>[^:]+):(?P<spec>[^:]+)(?P<interval>:interval)?")
@@ -74,6 +81,52 @@ class Published(SphinxRole):
             return [nodes.problematic(self.rawtext, self.text)], []
 
 
+def picture(text: str, folder: Path) -> tuple[bytes, str]:
+    """Return the PNG and the alternative text of a figure, `notebook:name`.
+
+    Raises PublishedError where the notebook, the figure or its picture is missing.
+    """
+    notebook, _, name = text.partition(":")
+    path = folder / f"{notebook}.ipynb"
+    if not path.is_file():
+        raise PublishedError(f"there is no notebook {path}")
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        about = cell["metadata"].get("mystnb", {})
+        if about.get("figure", {}).get("name") != name:
+            continue
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode(output["data"]["image/png"]), about["image"]["alt"]
+        raise PublishedError(f"{name} in {path.name} has no picture: the notebook was not executed")
+    raise PublishedError(f"{path.name} has no figure named {name!r}")
+
+
+class PublishedFigure(SphinxDirective):
+    """Show a chapter's figure on another page, with a caption of its own."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        notebook, _, name = self.arguments[0].partition(":")
+        root = Path(self.env.srcdir)
+        self.env.note_dependency(str(root / "notebooks" / f"{notebook}.ipynb"))
+        try:
+            png, alternative = picture(self.arguments[0], root / "notebooks")
+        except PublishedError as error:
+            LOGGER.warning("%s", error, location=self.get_location(), type="published")
+            return [nodes.problematic(self.block_text, self.arguments[0])]
+        target = Path("book", "_figures", f"{name}.png")
+        (root / target).parent.mkdir(exist_ok=True)
+        (root / target).write_bytes(png)
+        caption, _ = self.state.inline_text(" ".join(self.content), self.lineno)
+        figure = nodes.figure(align="center")
+        figure += nodes.image(uri=f"/{target.as_posix()}", alt=alternative)
+        figure += nodes.caption("", "", *caption)
+        return [figure]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("published", Published())
+    app.add_directive("published-figure", PublishedFigure)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,6 +18,7 @@ from embedood.results import code_hash, project_root
 
 Scalar = bool | int | float | str
 MAX_PARAMETERS = 8
+TRAININGS = ("trains", "trains_once")  # presets, with every seed and with seed 0 only
 
 
 class BatchError(RuntimeError):
@@ -32,6 +33,7 @@ class Job:
     profile: str
     parameters: Mapping[str, Scalar]
     trains: tuple[str, ...]
+    trains_once: tuple[str, ...]
     source: Path
     folder: Path
 
@@ -75,7 +77,7 @@ def read_notebook(path: Path) -> dict[str, Any]:
 
 
 def read_profiles() -> dict[str, dict[str, Any]]:
-    """Return ``notebooks/profiles.yml``: notebook → profile → parameters, and its ``trains``."""
+    """Return ``notebooks/profiles.yml``: notebook → profile → parameters, and what it trains."""
     path = project_root() / "notebooks" / "profiles.yml"
     try:
         profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -115,7 +117,7 @@ def validate(
     """
     root, name = project_root(), notebook_name(notebook)
     entry = read_profiles()[name]
-    profiles = [key for key in entry if key != "trains"]
+    profiles = [key for key in entry if key not in TRAININGS]
     if profile not in profiles:
         raise BatchError(f"unknown profile {profile!r} of {name}; there are {', '.join(profiles)}")
     source = root / "notebooks" / f"{name}.ipynb"
@@ -130,7 +132,8 @@ def validate(
         parameters["profile"] = profile
     folder = Path(out_folder) if out_folder is not None else root / "build" / profile
     _ensure_writable(folder)
-    job = Job(name, profile, parameters, tuple(entry.get("trains") or ()), source, folder)
+    trains, once = (tuple(entry.get(key) or ()) for key in TRAININGS)
+    job = Job(name, profile, parameters, trains, once, source, folder)
     trainings(job)
     return job
 
@@ -233,7 +236,9 @@ class Training:
 
 def trainings(job: Job) -> list[Training]:
     """Return the models of a job; raises BatchError for a preset that does not exist."""
-    return [training(job, preset, seed) for preset in job.trains for seed in job.seeds]
+    wanted = [(preset, seed) for preset in job.trains for seed in job.seeds]
+    wanted += [(preset, 0) for preset in job.trains_once]
+    return [training(job, preset, seed) for preset, seed in wanted]
 
 
 def training(job: Job, preset: str, seed: int) -> Training:
