@@ -386,7 +386,7 @@ def test_a_warning_keeps_the_last_good_book(project, capsys):
 
 
 def test_a_training_is_one_job_for_equal_experiments(project):
-    """Two notebooks with the same presets share their trainings, of every seed or of seed 0; a second run keeps them."""
+    """Notebooks with the same presets share trainings, of every seed or of seed 0, and keep them."""
     small = "{seeds: 2, data_name: mnist-5k, width: 4, epochs: 1, train_limit: 128}"
     parameters = 'profile = ""\nseeds = 1\ndata_name = ""\nwidth = 1\nepochs = 1\ntrain_limit = 1'
     for name in ("01_first", "02_second"):
