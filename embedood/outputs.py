@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from embedood import noise, runtime
 from embedood.models import Classifier, Forward
 from embedood.splits import UNSEEN, Part
+
+HEAD = ("head_weight", "head_bias")  # belong to the network, not to a row
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Outputs:
 
     logits N×C, embeddings N×D, labels N (−1 = unseen), head_weight C×D, head_bias C;
     mse N: the mean squared error of the reconstructed clean image; mse_noised N: of the image
-    denoised after the training noise was put on, where that was asked for.
+    denoised after the training noise was put on, where that was asked for; perturbed_logits N×C: of
+    the image pushed towards its predicted class, for ODIN. `outputs[rows]` picks rows.
     """
 
     logits: np.ndarray
@@ -30,9 +34,16 @@ class Outputs:
     head_bias: np.ndarray
     mse: np.ndarray | None = None
     mse_noised: np.ndarray | None = None
+    perturbed_logits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Outputs:
+        """Return the outputs of some rows: a slice, a mask or indices; of one image, `[i : i + 1]`."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        of_rows = {n: a[rows] for n, a in arrays.items() if a is not None and n not in HEAD}
+        return replace(self, **of_rows)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -54,14 +65,18 @@ class Outputs:
             return cls(**{name: arrays[name] for name in arrays.files})
 
 
-@torch.inference_mode()
 def compute(
-    model: Classifier, part: Part, noise_seed: int | None = None, batch_size: int = 512
+    model: Classifier,
+    part: Part,
+    noise_seed: int | None = None,
+    batch_size: int = 512,
+    odin_epsilon: float | None = None,
 ) -> Outputs:
     """Return the network's outputs for a part, in eval mode and float32, whatever mode it was in.
 
     With a `noise_seed`, `mse_noised` is measured too, by a second pass over images whose noise is
-    drawn for the whole part from that seed.
+    drawn for the whole part from that seed; with `odin_epsilon`, `perturbed_logits`, by two more
+    passes of which one is differentiated.
     """
     images = torch.from_numpy(part.images)
     rows = [_batch(model, batch.float() / 255) for batch in images.split(batch_size)]
@@ -69,7 +84,11 @@ def compute(
     mse = errors[0] if errors else None
     weight, bias = (t.detach().float().cpu().numpy() for t in (model.head.weight, model.head.bias))
     noised = None if noise_seed is None else _noised_errors(model, images, noise_seed, batch_size)
-    return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised)
+    perturbed = None
+    if odin_epsilon is not None:
+        batches = (batch.float() / 255 for batch in images.split(batch_size))
+        perturbed = np.concatenate([_perturbed_logits(model, b, odin_epsilon) for b in batches])
+    return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised, perturbed)
 
 
 def reconstruct(model: Classifier, images: torch.Tensor) -> torch.Tensor:
@@ -93,12 +112,26 @@ def _forward(model: Classifier, images: torch.Tensor) -> Forward:
     return answer
 
 
+@torch.inference_mode()
 def _batch(model: Classifier, clean: torch.Tensor) -> list[np.ndarray]:
     answer = _forward(model, clean)
     found = [answer.logits, answer.embedding]
     if answer.reconstruction is not None:
         found.append((answer.reconstruction.cpu() - clean).square().mean((1, 2, 3)))
     return [t.cpu().numpy() for t in found]
+
+
+def _perturbed_logits(
+    model: Classifier, images: torch.Tensor, epsilon: float, temperature: float = 1000.0
+) -> np.ndarray:
+    r"""Logits of $x-\epsilon\,\mathrm{sign}\nabla_xCE(\ell/T,\hat y)$: Liang et al., 2018, who do not clamp."""
+    images = images.clone().requires_grad_()
+    logits = _forward(model, images).logits
+    # Summed, not averaged: a gradient that a large batch had divided to zero would lose its sign.
+    loss = F.cross_entropy(logits / temperature, logits.argmax(1), reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, images)
+    with torch.inference_mode():
+        return _forward(model, images - epsilon * gradient.sign()).logits.cpu().numpy()
 
 
 def _noised_errors(

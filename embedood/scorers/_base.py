@@ -1,0 +1,164 @@
+"""What all scorers share: the verbs, the checks, float64, chunks, and learned arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+
+from embedood.outputs import Outputs
+
+
+class NotFittedError(RuntimeError):
+    """A scorer was asked for scores before it had learned what it needs."""
+
+
+@dataclass
+class Scorer:
+    """Base of all scorers: a constructor only stores, what is learned are arrays that end in `_`.
+
+    A scorer overrides `_score`, which sees a chunk of rows in float64 and must judge every row by
+    itself, and `_fit` and `_calibrate` where it learns something.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a score asks for: some of train, validation, outliers, gradient, decoder."""
+        return ()
+
+    def fit(self, train: Outputs) -> Self:
+        """Learn from training outputs of known classes; forgets what was learned before.
+
+        Classes of the head without a training row are left out, unless a scorer refuses them.
+        Raises `ValueError` for empty, misshapen or non-finite arrays, for labels outside 0…C−1 and
+        for rows of one class only.
+        """
+        check_known(train, "train")
+        if len(np.unique(train.labels)) < 2:
+            raise ValueError(
+                f"train holds {len(train)} rows of one class only; at least two classes are needed"
+            )
+        for name in list(self.learned()):
+            delattr(self, name)
+        self.sizes_ = np.array([train.logits.shape[1], train.embeddings.shape[1]])
+        self._fit(in_double(train))
+        return self
+
+    def calibrate(self, validation: Outputs, outliers: Outputs | None = None) -> Self:
+        """Learn from known validation outputs, and from pseudo-OOD ones, what a scorer needs of them.
+
+        Raises `ValueError` as `fit` does, and where outliers are needed and not given.
+        """
+        check_known(validation, "validation")
+        if outliers is not None:
+            check(outliers, "outliers")
+        elif "outliers" in self.needs:
+            raise ValueError(f"{self} learns from pseudo-OOD; calibrate(validation, outliers)")
+        self._refuse_other_sizes(validation)
+        self._calibrate(in_double(validation), outliers)
+        self.calibrated_ = np.array(len(validation))
+        return self
+
+    def score(self, outputs: Outputs, chunk_size: int = 1024) -> np.ndarray:
+        """Return one float64 per row; higher is more unusual.
+
+        At most `chunk_size` rows are worked on at a time, which bounds the memory on top of what the
+        scorer has learned. Raises `NotFittedError`, and `ValueError` for outputs of another network's
+        shape or without what the scorer needs.
+        """
+        check(outputs, "outputs")
+        self._refuse_unfitted()
+        self._refuse_other_sizes(outputs)
+        starts = range(0, len(outputs), chunk_size)
+        chunks = (in_double(outputs[i : i + chunk_size]) for i in starts)
+        return np.concatenate([self._score(chunk) for chunk in chunks])
+
+    def learned(self) -> dict[str, Any]:
+        """Everything learned so far, by attribute name."""
+        return {n: v for n, v in vars(self).items() if n.endswith("_")}
+
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor was given."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def _fit(self, train: Outputs) -> None: ...
+
+    def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None: ...
+
+    def _score(self, outputs: Outputs) -> np.ndarray:
+        raise NotImplementedError
+
+    def _refuse_unfitted(self) -> None:
+        if "train" in self.needs and not hasattr(self, "sizes_"):
+            raise NotFittedError(f"{self} has not been fitted; call fit(train) first")
+        if "validation" in self.needs and not hasattr(self, "calibrated_"):
+            raise NotFittedError(
+                f"{self} has not been calibrated; call calibrate(validation) first"
+            )
+
+    def _refuse_other_sizes(self, outputs: Outputs) -> None:
+        sizes = (outputs.logits.shape[1], outputs.embeddings.shape[1])
+        if hasattr(self, "sizes_") and sizes != tuple(self.sizes_):
+            fitted = "C = {}, D = {}".format(*self.sizes_)
+            raise ValueError(f"{self} was fitted with {fitted}; got C = {sizes[0]}, D = {sizes[1]}")
+
+
+def check(outputs: Outputs, name: str) -> None:
+    """Raise `ValueError`, naming the sizes, unless all arrays fit each other and are finite."""
+    arrays = {
+        f: np.asarray(getattr(outputs, f))
+        for f in ("logits", "embeddings", "labels", "head_weight", "head_bias")
+    }
+    shapes = {f: a.shape for f, a in arrays.items()}
+    (n, *c), d = shapes["logits"] or (0,), shapes["embeddings"][-1:]
+    if list(shapes.values()) != [(n, *c), (n, *d), (n,), (*c, *d), (*c,)] or len(c) != 1:
+        raise ValueError(f"{name} must be N×C, N×D, N, C×D and C arrays, got {shapes}")
+    if n == 0 or c[0] < 2:
+        raise ValueError(f"{name} need at least one row and two classes, got {shapes}")
+    for f, array in arrays.items():
+        if not np.isfinite(array).all():
+            bad = np.count_nonzero(~np.isfinite(array))
+            raise ValueError(
+                f"{f} of {name}, shape {array.shape}, hold {bad} NaN or infinite values"
+            )
+
+
+def check_known(outputs: Outputs, name: str) -> None:
+    """Raise `ValueError` unless `check` passes and every label is one of the head's classes."""
+    check(outputs, name)
+    classes, labels = outputs.logits.shape[1], outputs.labels
+    strange = np.unique(labels[(labels < 0) | (labels >= classes)])
+    if len(strange):
+        raise ValueError(
+            f"{name} must hold known classes only, 0 … {classes - 1}; "
+            f"{len(labels)} rows have the labels {strange.tolist()} among them"
+        )
+
+
+def in_double(outputs: Outputs) -> Outputs:
+    """The same outputs in float64, so that no score loses digits to float32."""
+    names = [f.name for f in fields(outputs) if f.name != "labels"]
+    arrays = {n: getattr(outputs, n) for n in names}
+    return replace(
+        outputs, **{n: np.asarray(a, np.float64) for n, a in arrays.items() if a is not None}
+    )
+
+
+def class_means(train: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    """Mean embedding of every class that has rows, K×D, and each row's place among them, N."""
+    _, places = np.unique(train.labels, return_inverse=True)
+    sums = np.zeros((places.max() + 1, train.embeddings.shape[1]))
+    np.add.at(sums, places, train.embeddings)
+    return sums / np.bincount(places)[:, None], places
+
+
+def unit(z: np.ndarray) -> np.ndarray:
+    """Rows of length one; a row of zeros stays zero."""
+    return z / np.maximum(np.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+
+
+def chunked(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover 0…n−1."""
+    return (slice(i, i + size) for i in range(0, n, size))

@@ -1,0 +1,126 @@
+"""Energy after reshaping non-negative embeddings, or the weights that read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedood.outputs import Outputs
+from embedood.scorers._base import Scorer
+from embedood.scorers.logits import energy
+
+
+def non_negative(scorer: Scorer, outputs: Outputs) -> np.ndarray:
+    """Return the embeddings N×D; `ValueError` if one is negative."""
+    z = outputs.embeddings
+    if z.min() < 0:
+        raise ValueError(
+            f"{scorer} needs embeddings ≥ 0, such as a ReLU's; of shape {z.shape}, "
+            f"{(z < 0).sum()} values are negative"
+        )
+    return z
+
+
+def share_of(percentile: float) -> float:
+    """Return the percentile as a share in [0, 1); `ValueError` outside."""
+    if not 0 <= percentile < 100:
+        raise ValueError(f"the percentile must lie in [0, 100), got {percentile}")
+    return percentile / 100
+
+
+@dataclass
+class ReAct(Scorer):
+    r"""Energy of $W\min(z,t)+b$, t a percentile of all training activations; any real number.
+
+    Raises `ValueError` for negative embeddings. Source: Sun et al., 2021.
+    """
+
+    percentile: float = 90.0
+    needs = ("train",)
+
+    def _fit(self, train: Outputs) -> None:
+        self.limit_ = np.quantile(non_negative(self, train), share_of(self.percentile))
+
+    def _score(self, outputs: Outputs) -> np.ndarray:
+        clipped = np.minimum(non_negative(self, outputs), self.limit_)
+        return energy(clipped @ outputs.head_weight.T + outputs.head_bias)
+
+
+@dataclass
+class DICE(Scorer):
+    r"""Energy of $(M\odot W)z+b$, any real number.
+
+    M keeps the weights whose contribution to the training mean, $W_{cd}\bar z_d$, lies above a
+    percentile of all C·D. Raises `ValueError` for negative embeddings. Source: Sun & Li, 2022.
+    """
+
+    percentile: float = 90.0
+    needs = ("train",)
+
+    def _fit(self, train: Outputs) -> None:
+        contribution = train.head_weight * non_negative(self, train).mean(0)
+        keep = contribution > np.quantile(contribution, share_of(self.percentile))
+        self.weight_ = np.where(keep, train.head_weight, 0)
+
+    def _score(self, outputs: Outputs) -> np.ndarray:
+        return energy(non_negative(self, outputs) @ self.weight_.T + outputs.head_bias)
+
+
+@dataclass
+class ASH(Scorer):
+    r"""Energy after pruning an embedding to its largest activations; any real number.
+
+    Below the percentile of its own row an activation becomes 0. With $s_1$ and $s_2$ the sums before
+    and after, variant "s" multiplies what is left by $e^{s_1/s_2}$; "b" shares $s_1$ equally among it.
+    Raises `ValueError` for negative embeddings.
+
+    Source: Djurisic et al., 2023, who prune feature maps before pooling; we prune the embedding.
+    """
+
+    variant: str = "s"
+    percentile: float = 90.0
+
+    def _score(self, outputs: Outputs) -> np.ndarray:
+        if self.variant not in ("s", "b"):
+            raise ValueError(f'the variant must be "s" or "b", not {self.variant!r}')
+        z = non_negative(self, outputs)
+        kept = largest(z, self.percentile)
+        if self.variant == "s":
+            pruned = np.where(kept, z, 0) * np.exp(sum_ratio(z, kept))
+        else:
+            pruned = kept * z.sum(1, keepdims=True) / kept.sum(1, keepdims=True)
+        return energy(pruned @ outputs.head_weight.T + outputs.head_bias)
+
+
+@dataclass
+class SCALE(Scorer):
+    r"""Energy of $Wze^{s_1/s_2}+b$, any real number.
+
+    $s_1$ is the sum of an embedding, $s_2$ that of its activations above a percentile; nothing is
+    pruned. Raises `ValueError` for negative embeddings.
+
+    Source: Xu et al., 2024, who scale feature maps before pooling; we scale the embedding.
+    """
+
+    percentile: float = 85.0
+
+    def _score(self, outputs: Outputs) -> np.ndarray:
+        z = non_negative(self, outputs)
+        scaled = z * np.exp(sum_ratio(z, largest(z, self.percentile)))
+        return energy(scaled @ outputs.head_weight.T + outputs.head_bias)
+
+
+def largest(z: np.ndarray, percentile: float) -> np.ndarray:
+    """Return a mask N×D of each row's largest values; of equal ones the first."""
+    dimensions = z.shape[1]
+    kept = max(dimensions - round(dimensions * share_of(percentile)), 1)
+    mask = np.zeros(z.shape, bool)
+    np.put_along_axis(mask, np.argsort(-z, axis=1, kind="stable")[:, :kept], True, axis=1)
+    return mask
+
+
+def sum_ratio(z: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return $s_1/s_2$, N×1; 1 for a row of zeros."""
+    total, left = (a.sum(1, keepdims=True) for a in (z, np.where(kept, z, 0)))
+    return np.divide(total, left, out=np.ones_like(total), where=left > 0)

@@ -1,0 +1,79 @@
+"""Several scorers as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from embedood.outputs import Outputs
+from embedood.scorers._base import Scorer
+
+
+def p_values(scores: np.ndarray, sorted_known: np.ndarray) -> np.ndarray:
+    r"""Return conformal p-values $(1+\#\{s_i\ge s\})/(n+1)$, in $(0, 1]$; `sorted_known` rises.
+
+    Under exchangeability a known image has $\Pr(p\le a)\le a$. Source: Vovk et al., 2005.
+    """
+    at_least = len(sorted_known) - np.searchsorted(sorted_known, scores, side="left")
+    return (1 + at_least) / (len(sorted_known) + 1)
+
+
+@dataclass
+class Fusion(Scorer):
+    r"""One score from several; `calibrate` takes known validation outputs and at most pseudo-OOD.
+
+    how="rank": $-\sum_s\log p_s\ge0$, Fisher's combination of conformal p-values against validation.
+    The scores are dependent, so the sum orders images but is no p-value itself; images beyond every
+    validation row tie. how="logistic": the log-odds of a logistic regression of outliers against
+    validation on the standardised scores, both sides with equal weight. `ValueError` for no scorer
+    and for another `how`.
+
+    Source: Fisher, 1925; logistic: Lee et al., 2018, there on real outliers.
+    """
+
+    scorers: tuple[Scorer, ...]
+    how: str = "rank"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        own = {"validation"} | ({"outliers"} if self.how == "logistic" else set())
+        return tuple(sorted(own.union(*(scorer.needs for scorer in self.scorers))))
+
+    def _fit(self, train: Outputs) -> None:
+        for scorer in self.scorers:
+            scorer.fit(train)
+
+    def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
+        if not self.scorers or self.how not in ("rank", "logistic"):
+            raise ValueError(
+                f'"rank" or "logistic" of at least one scorer, not {self.how!r} of '
+                f"{len(self.scorers)}"
+            )
+        for scorer in self.scorers:
+            scorer.calibrate(validation, outliers)
+        known = self._members(validation)
+        if self.how == "rank":
+            self.sorted_known_ = np.sort(known, axis=1)
+        else:
+            assert outliers is not None  # `calibrate` has refused to go on without
+            self._regress(known, self._members(outliers))
+
+    def _regress(self, known: np.ndarray, outliers: np.ndarray) -> None:
+        self.means_ = known.mean(1, keepdims=True)
+        self.deviations_ = np.maximum(known.std(1, keepdims=True), 1e-12)
+        both = (np.hstack([known, outliers]) - self.means_) / self.deviations_
+        is_outlier = np.arange(both.shape[1]) >= known.shape[1]
+        model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(both.T, is_outlier)
+        self.weights_, self.intercept_ = model.coef_[0], model.intercept_[0]
+
+    def _score(self, outputs: Outputs) -> np.ndarray:
+        members = self._members(outputs)
+        if self.how == "logistic":
+            return self.weights_ @ ((members - self.means_) / self.deviations_) + self.intercept_
+        pairs = zip(members, self.sorted_known_, strict=True)
+        return -np.sum([np.log(p_values(s, known)) for s, known in pairs], axis=0)
+
+    def _members(self, outputs: Outputs) -> np.ndarray:
+        return np.stack([scorer.score(outputs) for scorer in self.scorers])
