@@ -1,16 +1,80 @@
-"""Numbers that judge scores and decisions. The positive side is "unseen" and is always passed in."""
+"""Numbers that judge scores and decisions, all in [0, 1], and their error bars.
+
+Which images are unseen is always passed in; a name says which side is positive where that matters.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from embedood.splits import UNSEEN
 
 
 def auroc_unseen(scores: np.ndarray, is_unseen: np.ndarray) -> float:
     """Return P(score of an unseen image > score of a known one), ties counted half; in [0, 1]."""
+    _check(scores, is_unseen)
     return float(roc_auc_score(is_unseen, scores))
+
+
+def aupr_unseen(scores: np.ndarray, is_unseen: np.ndarray) -> float:
+    r"""Return $\sum_t(R_t-R_{t-1})P_t$ over all thresholds t, the average precision of "unseen"."""
+    _check(scores, is_unseen)
+    return float(average_precision_score(is_unseen, scores))
+
+
+def aupr_known(scores: np.ndarray, is_unseen: np.ndarray) -> float:
+    """Return the average precision of "known", for which a low score speaks."""
+    return aupr_unseen(*_turned(scores, is_unseen))
+
+
+def fpr_at_95_tpr_unseen(scores: np.ndarray, is_unseen: np.ndarray) -> float:
+    """Return the share of known images rejected when at least 95 % of the unseen are: unseen positive.
+
+    With the highest threshold that does so; images of equal score are rejected together.
+    """
+    _check(scores, is_unseen)
+    alarms, found, _ = roc_curve(is_unseen, scores, drop_intermediate=False)
+    return float(alarms[np.argmax(found >= 0.95)])
+
+
+def fpr_at_95_tpr_known(scores: np.ndarray, is_unseen: np.ndarray) -> float:
+    """Return the share of unseen images accepted when at least 95 % of the known are: known positive.
+
+    One minus it is the TNR at 95 % TPR.
+    """
+    return fpr_at_95_tpr_unseen(*_turned(scores, is_unseen))
+
+
+def detection_error(scores: np.ndarray, is_unseen: np.ndarray) -> float:
+    r"""Return $\min_t\frac12(\mathrm{FPR}_t+\mathrm{FNR}_t)$, the same for either side; in [0, ½].
+
+    Source: Liang et al., 2018, who fix TPR = 95 %; the minimum is that of Lee et al., 2018.
+    """
+    _check(scores, is_unseen)
+    alarms, found, _ = roc_curve(is_unseen, scores)
+    return float((alarms + 1 - found).min() / 2)
+
+
+def oscr(scores: np.ndarray, is_unseen: np.ndarray, is_right: np.ndarray) -> float:
+    r"""Return the area under correct classification of known against acceptance of unseen.
+
+    $P(s_K<s_U,\;\hat y_K=y_K)$ of a random known and a random unseen image, ties counted half: the
+    accuracy times the AUROC of the rightly classified. is_right N is ignored for unseen images.
+
+    Source: Dhamija et al., 2018, for the curve; Vaze et al., 2022, for its area.
+    """
+    _check(scores, is_unseen)
+    if len(is_right) != len(scores):
+        raise ValueError(f"is_right must have {len(scores)} entries, got {len(is_right)}")
+    compared = is_unseen | is_right
+    accuracy = is_right[~is_unseen].mean()
+    return (
+        float(accuracy * auroc_unseen(scores[compared], is_unseen[compared])) if accuracy else 0.0
+    )
 
 
 def detection_rate(decided: np.ndarray, is_unseen: np.ndarray) -> float:
@@ -21,6 +85,11 @@ def detection_rate(decided: np.ndarray, is_unseen: np.ndarray) -> float:
 def accepted_accuracy(decided: np.ndarray, labels: np.ndarray, is_unseen: np.ndarray) -> float:
     """Return the share of known images given their right class, hence also accepted."""
     return float((decided == labels)[~is_unseen].mean())
+
+
+def rejection_accuracy(decided: np.ndarray, labels: np.ndarray, is_unseen: np.ndarray) -> float:
+    """Return the share of all images answered right: known by their class, unseen by −1."""
+    return float((decided == np.where(is_unseen, UNSEEN, labels)).mean())
 
 
 def trade_off(
@@ -42,3 +111,96 @@ def confusion(decided: np.ndarray, labels: np.ndarray, num_classes: int) -> np.n
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=int)
     np.add.at(table, (labels, decided), 1)  # −1 indexes the last row and column
     return table
+
+
+class Interval(NamedTuple):
+    """An estimate between the bounds of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Metric = Callable[..., float]
+
+
+def bootstrap_interval(
+    metric: Metric,
+    scores: np.ndarray,
+    is_unseen: np.ndarray,
+    *more: np.ndarray,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return `metric(scores, is_unseen, *more)` with its percentile bootstrap interval.
+
+    Known and unseen images are drawn again separately, so that every resample has as many of each.
+    The interval is about the images; the spread of training needs several seeds. `scores` may be
+    decisions, for a metric of those; `more` are further arrays of N, such as `is_right` of `oscr`.
+
+    Source: Efron, 1979.
+    """
+    _check(scores, is_unseen)
+    return _bootstrap(metric, (scores, is_unseen, *more), level, resamples, seed)
+
+
+def paired_difference(
+    metric: Metric,
+    first: np.ndarray,
+    second: np.ndarray,
+    is_unseen: np.ndarray,
+    *more: np.ndarray,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return `metric` of the first scores minus that of the second, with its bootstrap interval.
+
+    Both are measured on the same resampled images, which cancels what they share; the scorers differ
+    at this level where the interval leaves out 0. Resampling is that of `bootstrap_interval`.
+    """
+    _check(first, is_unseen)
+    _check(second, is_unseen)
+
+    def difference(both: np.ndarray, is_unseen: np.ndarray, *more: np.ndarray) -> float:
+        return metric(both[:, 0], is_unseen, *more) - metric(both[:, 1], is_unseen, *more)
+
+    both = np.column_stack([first, second])
+    return _bootstrap(difference, (both, is_unseen, *more), level, resamples, seed)
+
+
+def _bootstrap(
+    metric: Metric, arrays: tuple[np.ndarray, ...], level: float, resamples: int, seed: int
+) -> Interval:
+    """The metric of (scores, is_unseen, …) with its percentile interval, either side redrawn alone."""
+    rng = np.random.default_rng(seed)
+    sides = [np.flatnonzero(~arrays[1]), np.flatnonzero(arrays[1])]
+    values = []
+    for _ in range(resamples):
+        rows = np.concatenate([rng.choice(side, len(side)) for side in sides])
+        values.append(metric(*(array[rows] for array in arrays)))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(metric(*arrays), float(low), float(high))
+
+
+def _turned(scores: np.ndarray, is_unseen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and mask with the sides exchanged: how usual an image is, and which are known."""
+    _check(scores, is_unseen)
+    return -scores, ~is_unseen
+
+
+def _check(scores: np.ndarray, is_unseen: np.ndarray) -> None:
+    if is_unseen.dtype != bool or scores.shape != is_unseen.shape or scores.ndim != 1:
+        raise ValueError(
+            "scores and the mask is_unseen must be 1-D and of one length, got "
+            f"{scores.dtype} {scores.shape} and {is_unseen.dtype} {is_unseen.shape}"
+        )
+    if not np.isfinite(scores).all():
+        bad = np.count_nonzero(~np.isfinite(scores))
+        raise ValueError(f"{bad} of {len(scores)} scores are NaN or infinite")
+    if is_unseen.all() or not is_unseen.any():
+        unseen = np.count_nonzero(is_unseen)
+        raise ValueError(
+            f"both sides are needed, got {len(is_unseen) - unseen} known and {unseen} unseen images"
+        )
