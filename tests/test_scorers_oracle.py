@@ -108,7 +108,9 @@ def test_temperature_softmax(source):
     def loss(t):
         return torch.nn.functional.cross_entropy(logits / t, labels).item()
 
-    assert loss(ours.temperature_) <= loss(theirs.t.detach()) + 1e-9, "their few steps end above our minimum"
+    assert loss(ours.temperature_) <= loss(theirs.t.detach()) + 1e-9, (
+        "their few steps end above our minimum"
+    )
     theirs.t.data = torch.tensor(float(ours.temperature_))
     same_t = theirs.predict_logits(*tensors(test.logits)).detach().numpy()
     close(ours.score(test), same_t + 1)
@@ -173,9 +175,7 @@ def test_nnguide(source):
     train, _, test = parts(source)
     z, y, at = tensors(train.embeddings, train.labels, test.embeddings)
     theirs = detector.NNGuide(None, float32_head_of(train), k=7).fit_features(z, y)
-    close(
-        scorers.NNGuide(k=7).fit(train).score(test), theirs.predict_features(at.float()).detach()
-    )
+    close(scorers.NNGuide(k=7).fit(train).score(test), theirs.predict_features(at.float()).detach())
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -233,7 +233,9 @@ def test_odin():
     torch.manual_seed(0)
     network = models.CompactClassifier(9, width=4).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)
-    seen = outputs.compute(network, Part(pixels, np.zeros(20, int), np.arange(20)), odin_epsilon=0.05)
+    seen = outputs.compute(
+        network, Part(pixels, np.zeros(20, int), np.arange(20)), odin_epsilon=0.05
+    )
     theirs = detector.ODIN(lambda x: network(x).logits, eps=0.05)
     expected = theirs.predict(torch.from_numpy(pixels).float() / 255).detach().numpy() + 1
     ours = scorers.ODIN().score(seen)

@@ -10,6 +10,9 @@ from scipy.special import logsumexp
 from embedood.outputs import Outputs
 from embedood.scorers._base import Scorer, class_means, unit
 
+SINGLE = np.finfo(np.float32).eps
+"""What comes from a network is exact to so much: a smaller singular value is noise."""
+
 
 class CosinePrototype(Scorer):
     r"""$1-\max_c\cos(z,\mu_c)$ to the class means, in $[0, 2]$; a zero row has 1.
@@ -94,7 +97,8 @@ class ViM(Scorer):
     needs = ("train",)
 
     def _fit(self, train: Outputs) -> None:
-        self.origin_ = -np.linalg.pinv(train.head_weight) @ train.head_bias
+        noise = max(train.head_weight.shape) * SINGLE
+        self.origin_ = -np.linalg.pinv(train.head_weight, rcond=noise) @ train.head_bias
         shifted = train.embeddings - self.origin_
         values, vectors = np.linalg.eigh(shifted.T @ shifted / len(train))
         d = self._kept(values)
@@ -103,7 +107,7 @@ class ViM(Scorer):
         self.alpha_ = train.logits.max(1).mean() / lengths.mean()
 
     def _kept(self, values: np.ndarray) -> int:
-        rank = int((values > len(values) * np.finfo(float).eps * values[-1]).sum())
+        rank = int((values > (len(values) * SINGLE) ** 2 * values[-1]).sum())
         d = min(256, rank // 2) if self.d is None else self.d
         if not 0 <= d < rank:
             raise ValueError(
