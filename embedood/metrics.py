@@ -50,7 +50,10 @@ def fpr_at_95_tpr_known(scores: np.ndarray, is_unseen: np.ndarray) -> float:
 
 
 def detection_error(scores: np.ndarray, is_unseen: np.ndarray) -> float:
-    r"""Return $\min_t\frac12(\mathrm{FPR}_t+\mathrm{FNR}_t)$, the same for either side; in [0, ½].
+    r"""Return $\min_t\frac12(a_t+m_t)$ over thresholds: the best mean of the two rates of error.
+
+    $a_t$ is the share of known images rejected, $m_t$ of unseen ones missed; in [0, ½], the same for
+    either positive side.
 
     Source: Liang et al., 2018, who fix TPR = 95 %; the minimum is that of Lee et al., 2018.
     """

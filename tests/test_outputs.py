@@ -1,0 +1,75 @@
+"""Outputs: rows picked, files, and logits of perturbed images."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scorer_outputs import made
+
+from embedood import models, outputs
+from embedood.splits import Part
+
+EPSILON = 0.05
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = models.CompactClassifier(9, width=4)
+    with torch.no_grad():
+        model(torch.rand(64, 1, 28, 28))  # gives batch norm its averages
+    return model.eval()
+
+
+@pytest.fixture
+def part():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)
+    return Part(pixels, np.arange(20) % 9, np.arange(20))
+
+
+@pytest.mark.parametrize("rows", [slice(3, 4), np.arange(20) % 3 == 0, np.array([5, 1, 1])])
+def test_rows_are_picked_and_the_head_stays_whole(rows):
+    every = made(20)
+    some = every[rows]
+    np.testing.assert_array_equal(some.logits, every.logits[rows])
+    np.testing.assert_array_equal(some.mse, every.mse[rows])
+    assert some.head_weight is every.head_weight
+    assert len(some) == len(every.labels[rows])
+
+
+def test_perturbed_logits_come_back_from_a_file(network, part, tmp_path):
+    before = outputs.compute(network, part, odin_epsilon=EPSILON)
+    before.save(tmp_path / "outputs.npz")
+    after = outputs.Outputs.load(tmp_path / "outputs.npz")
+    for field in fields(before):
+        np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name))
+
+
+def test_perturbed_images_go_down_the_gradient_of_their_predicted_class(network, part):
+    images = (torch.from_numpy(part.images).float() / 255).requires_grad_()
+    logits = network(images).logits / 1000
+    F.cross_entropy(logits, logits.argmax(1)).backward()
+    pushed = images.detach() - EPSILON * images.grad.sign()
+    with torch.no_grad():
+        expected = network(pushed).logits.numpy()
+    found = outputs.compute(network, part, odin_epsilon=EPSILON)
+    np.testing.assert_allclose(found.perturbed_logits, expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(found.perturbed_logits - found.logits).max() > 1e-4
+
+
+def test_perturbed_logits_are_the_same_alone_in_a_batch_and_in_training_mode(network, part):
+    network.train()
+    together = outputs.compute(network, part, odin_epsilon=EPSILON)
+    assert network.training
+    alone = outputs.compute(network, part, odin_epsilon=EPSILON, batch_size=1)
+    np.testing.assert_allclose(
+        alone.perturbed_logits, together.perturbed_logits, rtol=1e-4, atol=1e-5
+    )
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_without_being_asked_nothing_is_differentiated(network, part, monkeypatch):
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    assert outputs.compute(network, part).perturbed_logits is None
