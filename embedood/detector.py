@@ -121,7 +121,7 @@ class Detector:
             reject = benjamini_hochberg(p, false_discovery)
             # p falls as the score rises, so the rejected rows are those above the best kept one.
             threshold = float(scores[~reject].max(initial=-np.inf))
-        labels = np.where(scores > threshold, UNSEEN, outputs.logits.argmax(1))
+        labels = np.where(scores > threshold, UNSEEN, np.asarray(outputs.logits).argmax(1))
         return Decisions(labels, scores, threshold, p)
 
     def save(self, path: str | Path) -> None:

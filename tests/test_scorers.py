@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -303,6 +304,16 @@ def test_float32_outputs_do(name):
 
 
 @pytest.mark.parametrize("name", scorers.TABLE)
+def test_torch_tensors_give_the_same_as_arrays(name):
+    def tensors(o):
+        return Outputs(**{f.name: torch.from_numpy(getattr(o, f.name)) for f in fields(o)})
+
+    scorer = scorers.make(name).fit(tensors(made(seed=1)))
+    scorer.calibrate(tensors(made(seed=2)), tensors(made(unseen=True, seed=2)))
+    np.testing.assert_array_equal(scorer.score(tensors(made())), learned(name).score(made()))
+
+
+@pytest.mark.parametrize("name", scorers.TABLE)
 def test_unfitted_use_is_refused(name):
     scorer = scorers.make(name)
     if {"train", "validation"} & set(scorer.needs):
@@ -333,9 +344,19 @@ BAD = {
     "rows": (spoiled(labels=np.zeros(19, int)), r"N×C.*\(20, 5\).*\(19,\)"),
     "head": (spoiled(head_weight=np.zeros((4, 16))), r"N×C.*\(4, 16\)"),
     "flat": (spoiled(embeddings=np.zeros(20)), r"N×C.*'embeddings': \(20,\)"),
+    "errors": (spoiled(mse=np.zeros((20, 1))), r"N×C.*'mse': \(20, 1\)"),
+    "NaN errors": (
+        spoiled(mse_noised=np.full(20, np.nan)),
+        r"mse_noised of .*\(20,\), hold 20 NaN",
+    ),
     "empty": (made(20)[:0], r"at least one row and two classes.*\(0, 5\)"),
     "one class": (
-        spoiled(logits=np.zeros((20, 1)), head_weight=np.zeros((1, 16)), head_bias=np.zeros(1)),
+        spoiled(
+            logits=np.zeros((20, 1)),
+            head_weight=np.zeros((1, 16)),
+            head_bias=np.zeros(1),
+            perturbed_logits=None,
+        ),
         r"two classes.*\(20, 1\)",
     ),
 }

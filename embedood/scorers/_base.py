@@ -36,7 +36,7 @@ class Scorer:
         for rows of one class only.
         """
         check_known(train, "train")
-        if len(np.unique(train.labels)) < 2:
+        if len(np.unique(np.asarray(train.labels))) < 2:
             raise ValueError(
                 f"train holds {len(train)} rows of one class only; at least two classes are needed"
             )
@@ -71,8 +71,7 @@ class Scorer:
         check(outputs, "outputs")
         self._refuse_unfitted()
         self._refuse_other_sizes(outputs)
-        starts = range(0, len(outputs), chunk_size)
-        chunks = (in_double(outputs[i : i + chunk_size]) for i in starts)
+        chunks = (in_double(outputs[rows]) for rows in chunked(len(outputs), chunk_size))
         return np.concatenate([self._score(chunk) for chunk in chunks])
 
     def learned(self) -> dict[str, Any]:
@@ -107,15 +106,18 @@ class Scorer:
 
 def check(outputs: Outputs, name: str) -> None:
     """Raise `ValueError`, naming the sizes, unless all arrays fit each other and are finite."""
-    arrays = {
-        f: np.asarray(getattr(outputs, f))
-        for f in ("logits", "embeddings", "labels", "head_weight", "head_bias")
-    }
+    named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
     shapes = {f: a.shape for f, a in arrays.items()}
-    (n, *c), d = shapes["logits"] or (0,), shapes["embeddings"][-1:]
-    if list(shapes.values()) != [(n, *c), (n, *d), (n,), (*c, *d), (*c,)] or len(c) != 1:
+    sizes = shapes["logits"] + shapes["embeddings"][1:]
+    n, c, d = sizes if len(sizes) == 3 else (0, 0, 0)
+    expected = {
+        "logits": (n, c), "embeddings": (n, d), "labels": (n,), "head_weight": (c, d),
+        "head_bias": (c,), "mse": (n,), "mse_noised": (n,), "perturbed_logits": (n, c),
+    }  # fmt: skip
+    if any(shape != expected[f] for f, shape in shapes.items()):
         raise ValueError(f"{name} must be N×C, N×D, N, C×D and C arrays, got {shapes}")
-    if n == 0 or c[0] < 2:
+    if n == 0 or c < 2:
         raise ValueError(f"{name} need at least one row and two classes, got {shapes}")
     for f, array in arrays.items():
         if not np.isfinite(array).all():
@@ -128,7 +130,7 @@ def check(outputs: Outputs, name: str) -> None:
 def check_known(outputs: Outputs, name: str) -> None:
     """Raise `ValueError` unless `check` passes and every label is one of the head's classes."""
     check(outputs, name)
-    classes, labels = outputs.logits.shape[1], outputs.labels
+    classes, labels = outputs.logits.shape[1], np.asarray(outputs.labels)
     strange = np.unique(labels[(labels < 0) | (labels >= classes)])
     if len(strange):
         raise ValueError(
@@ -138,12 +140,10 @@ def check_known(outputs: Outputs, name: str) -> None:
 
 
 def in_double(outputs: Outputs) -> Outputs:
-    """The same outputs in float64, so that no score loses digits to float32."""
-    names = [f.name for f in fields(outputs) if f.name != "labels"]
-    arrays = {n: getattr(outputs, n) for n in names}
-    return replace(
-        outputs, **{n: np.asarray(a, np.float64) for n, a in arrays.items() if a is not None}
-    )
+    """The same outputs as NumPy arrays in float64, so that no score loses digits to float32."""
+    arrays = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    double = {n: np.asarray(a, np.float64) for n, a in arrays.items() if a is not None}
+    return replace(outputs, **double | {"labels": np.asarray(outputs.labels)})
 
 
 def class_means(train: Outputs) -> tuple[np.ndarray, np.ndarray]:
