@@ -480,3 +480,13 @@ def test_memory_is_bounded_by_the_chunk(scorer):
     whole = 8000 * 2000 * 8
     assert peaks[0] < whole / 20
     assert peaks[1] < whole / 2
+
+
+@pytest.mark.parametrize("name", scorers.TABLE)
+def test_no_matrix_of_rows_by_rows_is_built(name):
+    scorer, rows = learned(name), made(6000)
+    tracemalloc.start()
+    scorer.score(rows, chunk_size=6000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6000 * 6000 * 8 / 5
