@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 # Okabe and Ito's palette, distinct also to colour-blind eyes.
 COLOURS = {
@@ -159,6 +160,26 @@ def plot_confusion(table: np.ndarray, names: Sequence[str], ax: Axes | None = No
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel="decided", ylabel="true")
+    ax.grid(visible=False)
+    return ax
+
+
+def plot_grid(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Draw a table of numbers, rows×columns, as a heat map with the numbers; the largest is framed."""
+    ax = _axes(ax, 1.6 + 0.85 * len(columns), 0.8 + 0.38 * len(rows))
+    ax.imshow(values, cmap="Blues", aspect="auto")
+    middle = (values.min() + values.max()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if value > middle else COLOURS["threshold"]
+        ax.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=9)
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=2.5)
+    frame.set(edgecolor=COLOURS["unseen"], clip_on=False)
+    ax.add_patch(frame)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_xticks(range(len(columns)), list(columns), rotation=30, ha="right")
     ax.grid(visible=False)
     return ax
 

@@ -38,6 +38,11 @@ class Part:
         """The first n images, or all where there are fewer; canonical order knows no class."""
         return Part(self.images[:n], self.labels[:n], self.source_index[:n])
 
+    def of_class(self, label: int) -> Part:
+        """The images of one class."""
+        own = self.labels == label
+        return Part(self.images[own], self.labels[own], self.source_index[own])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -51,3 +51,26 @@ def test_bad_overrides_are_refused(overrides, message):
 def test_unknown_preset_lists_the_known_ones():
     with pytest.raises(config.ConfigError, match=r"'raport'.*report, std_0"):
         config.preset("raport")
+
+
+def test_only_what_differs_from_the_defaults_decides_the_key():
+    """A field that is added later, with a default that changes nothing, leaves old runs valid."""
+    assert config.Experiment().key == config.Experiment().with_(sigma=0.3, width=64).key
+    assert config._difference({"a": 1, "new": 0}, {"a": 2, "new": 0}) == {"a": 1}
+
+
+def test_a_changed_default_raises_the_training_revision():
+    """The key does not see defaults: whoever changes one raises the revision, and then this table."""
+    defaults = {n: f for s in config.Experiment().to_dict().values() if isinstance(s, dict)
+                for n, f in s.items()}  # fmt: skip
+    assert config.TRAINING_REVISION == 1
+    assert {n: defaults[n] for n in DEFAULTS} == DEFAULTS
+
+
+DEFAULTS = {
+    "data_name": "mnist", "train_limit": 0, "unseen": [0], "validation": 5000, "split_seed": 0,
+    "architecture": "denoising", "width": 64, "sigma": 0.3, "square_min": 10, "square_max": 14,
+    "noised_share": 0.5, "shift": 0, "denoising_weight": 4.0, "overconfidence_weight": 1.0,
+    "std_weight": 1.0, "outlier_weight": 0.0, "outlier_recipe": "report", "epochs": 3,
+    "batch_size": 128, "learning_rate": 0.003, "weight_decay": 0.02,
+}  # fmt: skip

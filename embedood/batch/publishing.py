@@ -96,7 +96,7 @@ def build_book(profile: str | None = None) -> Path:
     if profile:
         _replace_results(stage, profile)
     program = Path(sys.executable).with_name("jupyter-book")
-    command = [program, "build", "-W", "-n", "--keep-going", stage]
+    command = [str(program), "build", "-W", "-n", "--keep-going", str(stage)]
     found = subprocess.run(command, text=True, capture_output=True, check=False)
     if found.returncode:
         print(found.stdout + found.stderr, file=sys.stderr)
