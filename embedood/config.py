@@ -21,12 +21,16 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Data:
+    """Which images, and how many of them are trained on."""
+
     data_name: str = "mnist"
     train_limit: int = 0  # 0 = all training images
 
 
 @dataclass(frozen=True)
 class Split:
+    """Which classes are left out, and how many training images are kept for validation."""
+
     unseen: tuple[int, ...] = (0,)
     validation: int = 5000
     split_seed: int = 0
@@ -34,12 +38,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Network:
+    """Which network, and how wide."""
+
     architecture: str = "denoising"  # a name of models.ARCHITECTURES
     width: int = 64  # channels of the first stage; later stages have 2× and 4×
 
 
 @dataclass(frozen=True)
 class Noise:
+    """What happens to a training image before the network sees it."""
+
     sigma: float = 0.3  # of the Gaussian, on images in [0, 1]
     square_min: int = 10  # side of the occluding square, pixels
     square_max: int = 14
@@ -49,6 +57,8 @@ class Noise:
 
 @dataclass(frozen=True)
 class Losses:
+    """How the parts of the objective are weighed."""
+
     denoising_weight: float = 4.0
     overconfidence_weight: float = 1.0  # k of the classification loss
     std_weight: float = 1.0  # of L_std; negative gives the sign that the report prints
@@ -58,6 +68,8 @@ class Losses:
 
 @dataclass(frozen=True)
 class Schedule:
+    """How long and how fast the network learns."""
+
     epochs: int = 3
     batch_size: int = 128
     learning_rate: float = 3e-3  # the peak of OneCycle

@@ -25,6 +25,7 @@ class Classifier(nn.Module):
 
 
 def convolution(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias that keeps the side, or divides it by the stride."""
     return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
 
 

@@ -13,10 +13,31 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "embedood"
 # In the order in which data flows.
-ORDER = """
-    config runtime data splits noise models gaussians losses samplers training runs outputs scorers
-    detector metrics discovery novel distillation figures embedding_map results batch cli
-""".split()
+ORDER = [
+    "config",
+    "runtime",
+    "data",
+    "splits",
+    "noise",
+    "models",
+    "gaussians",
+    "losses",
+    "samplers",
+    "training",
+    "runs",
+    "outputs",
+    "scorers",
+    "detector",
+    "metrics",
+    "discovery",
+    "novel",
+    "distillation",
+    "figures",
+    "embedding_map",
+    "results",
+    "batch",
+    "cli",
+]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

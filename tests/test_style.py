@@ -54,9 +54,9 @@ def undocumented(source: str) -> Iterator[str]:
     if not ast.get_docstring(module):
         yield "the module"
     for node in module.body:
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
-            if not ast.get_docstring(node):
-                yield node.name
+        public = isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_")
+        if public and not ast.get_docstring(node):
+            yield node.name
 
 
 def in_the_package(complaints) -> list[str]:
