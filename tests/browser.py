@@ -136,16 +136,23 @@ class Browser:
             self._note(json.loads(self.socket.recv()))
 
     def until(self, condition: str) -> None:
-        """Wait until a JavaScript condition holds in the page."""
+        """Wait until a JavaScript condition holds; a page that redirects has none for a moment."""
         end = time.monotonic() + PAGE_SECONDS
-        while not self.evaluate(condition):
+        while not self._holds(condition):
             if time.monotonic() > end:
                 raise RuntimeError(f"not within {PAGE_SECONDS} s: {condition}")
             time.sleep(0.05)
 
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.evaluate(condition))
+        except RuntimeError:
+            return False
 
-# MathJax replaces every formula by a container of its own.
+
+# A page that only redirects is empty; MathJax replaces every formula by a container of its own.
 READY = (
-    "document.querySelectorAll('mjx-container').length"
+    "document.readyState === 'complete' && document.body.innerText.trim().length > 0 &&"
+    " document.querySelectorAll('mjx-container').length"
     " >= document.querySelectorAll('span.math, div.math').length"
 )

@@ -151,7 +151,7 @@ def test_the_browser_notices_what_is_wrong(tmp_path: Path, browser: Browser) -> 
     """A page with each fault must be caught; without this the tests above could be vacuous."""
     faulty = tmp_path / "faulty.html"
     faulty.write_text(
-        "<body style='width: 600px'><img src='https://example.org/x.png'>"
+        "<body style='width: 600px'>A page. <img src='https://example.org/x.png'>"
         "<script>console.error('told'); undefinedName()</script></body>"
     )
     browser.open(faulty, width=PHONE_WIDTH)
