@@ -50,9 +50,10 @@ def thresholds(tmp_path, monkeypatch):
         monkeypatch.setenv("EMBEDOOD_RESULTS", str(tmp_path / "results"))
         chapter = execute("03_threshold")
         rows = chapter["compared"][0]
-        return {"report": chapter["thresholds"][0], "best": chapter["best"]} | {
-            name: row[-1] for name, row in rows.items()
-        }, {name: row[1] for name, row in rows.items()}
+        chosen = {name: chapter[name] for name in ("thresholds", "best_recipe", "best_score")}
+        chosen["best threshold"] = [known.threshold for known, _ in chapter["decided"]]
+        chosen |= {name: row[-1] for name, row in rows.items()}
+        return chosen, {name: row[1] for name, row in rows.items()}
 
     return found
 
