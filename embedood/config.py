@@ -53,6 +53,7 @@ class Noise:
     square_max: int = 14
     noised_share: float = 0.5  # of each training batch; the rest stays clean
     shift: int = 0  # augmentation: random translation by up to this many pixels
+    affine: float = 0.0  # augmentation: strength of random rotation, scale and shear, usually 1
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,10 @@ class Losses:
 
     denoising_weight: float = 4.0
     overconfidence_weight: float = 1.0  # k of the classification loss
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
     std_weight: float = 1.0  # of L_std; negative gives the sign that the report prints
     outlier_weight: float = 0.0  # KL(uniform || p) on pseudo-OOD made from the batch
-    outlier_recipe: str = "report"  # a name of noise.PSEUDO_OOD
+    outlier_recipe: str = "report"  # a name of noise.OUTLIERS
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "std_5": {"std_weight": 5.0},
     "printed_sign": {"std_weight": -1.0},
     "compact": _COMPACT,
-    "compact_noised": _COMPACT | {"noised_share": 0.5},
+    "compact_smoothed": _COMPACT | {"affine": 1.0, "label_smoothing": 0.1},
     "compact_outliers": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "shapes"},
+    "compact_exposed": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "photos"},
 }
 
 

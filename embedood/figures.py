@@ -26,7 +26,7 @@ STYLE: dict[str, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titlelocation": "left",
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -72,7 +72,7 @@ def image_rows(rows: Mapping[str, np.ndarray], title: str = "") -> Figure:
         plot_images(images, ax, columns)
         ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center")
     if title:
-        figure.suptitle(title, x=0.02, ha="left", fontweight="semibold", fontsize=11.5)
+        figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11.5)
     return figure
 
 
@@ -165,22 +165,62 @@ def plot_confusion(table: np.ndarray, names: Sequence[str], ax: Axes | None = No
 
 
 def plot_grid(
-    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ax: Axes | None = None,
+    spread: np.ndarray | None = None,
+    lowest: float | None = None,
 ) -> Axes:
-    """Draw a table of numbers, rows×columns, as a heat map with the numbers; the largest is framed."""
-    ax = _axes(ax, 1.6 + 0.85 * len(columns), 0.8 + 0.38 * len(rows))
-    ax.imshow(values, cmap="Blues", aspect="auto")
-    middle = (values.min() + values.max()) / 2
+    """Draw a table of numbers in [0, 1], rows×columns, as a heat map; the largest is framed.
+
+    Numbers up to `lowest` share the lightest shade. A `spread` of the same shape stands below each
+    number in thousandths.
+    """
+    tall = 0.38 if spread is None else 0.44
+    ax = _axes(ax, 1.6 + 0.85 * len(columns), 0.8 + tall * len(rows))
+    bottom = values.min() if lowest is None else lowest
+    ax.imshow(values, cmap="Blues", aspect="auto", vmin=bottom)
     for (row, column), value in np.ndenumerate(values):
-        ink = "white" if value > middle else COLOURS["threshold"]
-        ax.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=9)
+        ink = "white" if value > (bottom + values.max()) / 2 else COLOURS["threshold"]
+        text = f"{value:.3f}" if spread is None else f"{value:.3f}\n"
+        ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+        if spread is not None:
+            small = f"±{1000 * spread[row, column]:.0f}"
+            ax.text(column, row + 0.22, small, ha="center", va="center", color=ink, fontsize=6.5)
     row, column = np.unravel_index(values.argmax(), values.shape)
     frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=2.5)
     frame.set(edgecolor=COLOURS["unseen"], clip_on=False)
-    ax.add_patch(frame)
+    if spread is None:
+        ax.add_patch(frame)
     ax.set_yticks(range(len(rows)), list(rows))
-    ax.set_xticks(range(len(columns)), list(columns), rotation=30, ha="right")
+    turned = 30 if max(map(len, columns)) > 5 else 0
+    ax.set_xticks(
+        range(len(columns)), list(columns), rotation=turned, ha="right" if turned else None
+    )
     ax.grid(visible=False)
+    return ax
+
+
+def plot_ranks(ranks: Mapping[str, float], difference: float, ax: Axes | None = None) -> Axes:
+    """Draw mean ranks, best first, as a ladder; those within `difference` of the best are grey.
+
+    Source: the critical-difference diagram of Demšar, 2006.
+    """
+    ax = _axes(ax, 6.4, 0.24 * len(ranks) + 1.1)
+    best = min(ranks.values())
+    for place, (name, rank) in enumerate(ranks.items()):
+        close = rank <= best + difference
+        colour = COLOURS["reference" if close else "known"]
+        ax.plot([0, rank], [place, place], color="#e6e6e6", linewidth=1, zorder=1)
+        ax.plot(rank, place, "o", color=COLOURS["unseen"] if place == 0 else colour, zorder=2)
+        ax.text(rank + 0.35, place, name, va="center", fontsize=9)
+    ax.plot([best, best + difference], [-1.2, -1.2], color=COLOURS["threshold"], linewidth=3)
+    ax.text(best, -1.6, f"critical difference {difference:.1f}", va="bottom", fontsize=9)
+    ax.set(
+        yticks=[], xlabel="mean rank", xlim=(0, max(ranks.values()) * 1.3), ylim=(len(ranks), -3)
+    )
+    ax.grid(axis="y", visible=False)
     return ax
 
 

@@ -16,20 +16,26 @@ def denoising(reconstruction: torch.Tensor, clean: torch.Tensor) -> torch.Tensor
     return F.mse_loss(reconstruction.float(), clean.float())
 
 
-def overconfidence(logits: torch.Tensor, labels: torch.Tensor, k: float = 1.0) -> torch.Tensor:
+def overconfidence(
+    logits: torch.Tensor, labels: torch.Tensor, k: float = 1.0, label_smoothing: float = 0.0
+) -> torch.Tensor:
     r"""Cross-entropy that punishes being wrong and sure.
 
     $L = -\log p_t - k\sum_{i\ne t} p_i\log(1-p_i)$, mean over the batch; $k=0$ is cross-entropy.
     Focal loss turned round: it adds weight where a wrong class is likely, not where the right one
-    is not. $p_i$ is kept below $1-10^{-6}$ inside the second logarithm.
+    is not. $p_i$ is kept below $1-10^{-6}$ inside the second logarithm. With `label_smoothing` s, the
+    first term is $-(1-s)\log p_t-\frac sC\sum_c\log p_c$.
 
-    Source: the project report of chapter 02, with k ≈ 1.
+    Source: the project report of chapter 02, with k ≈ 1; smoothing: Szegedy et al., 2016.
     """
     log_p = logits.float().log_softmax(1)
     p = log_p.exp()
     wrong = -p * torch.log1p(-p.clamp(max=1 - SURE))
     wrong = wrong.scatter(1, labels[:, None], 0.0)
-    return F.nll_loss(log_p, labels) + k * wrong.sum(1).mean()
+    right = F.nll_loss(log_p, labels)
+    if label_smoothing:
+        right = (1 - label_smoothing) * right - label_smoothing * log_p.mean()
+    return right + k * wrong.sum(1).mean()
 
 
 def std_of_wrong(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

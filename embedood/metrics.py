@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata, studentized_range
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from embedood.splits import UNSEEN
@@ -171,6 +172,30 @@ def paired_difference(
 
     both = np.column_stack([first, second])
     return _bootstrap(difference, (both, is_unseen, *more), level, resamples, seed)
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Return the mean rank of each method, K, over data sets: values K×N, larger is better, 1 = best.
+
+    Ties share the mean of their ranks.
+    """
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(f"values must be finite, methods × data sets; got shape {values.shape}")
+    return rankdata(-values, axis=0).mean(1)
+
+
+def critical_difference(methods: int, data_sets: int, level: float = 0.05) -> float:
+    r"""Return how far two mean ranks must lie apart to differ at the level: Nemenyi's test.
+
+    $q_\alpha\sqrt{K(K+1)/6N}$, $q_\alpha$ the studentised range over $\sqrt2$, for K methods on N data
+    sets. It takes the data sets as independent.
+
+    Source: Demšar, 2006, "Statistical comparisons of classifiers over multiple data sets".
+    """
+    if methods < 2 or data_sets < 1:
+        raise ValueError(f"two methods on one data set at least, got {methods} on {data_sets}")
+    q = studentized_range.ppf(1 - level, methods, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(methods * (methods + 1) / (6 * data_sets)))
 
 
 def _bootstrap(

@@ -64,15 +64,21 @@ def source_hash(notebook: str) -> str:
     return code_hash(json.loads(path.read_text(encoding="utf-8")))
 
 
-def summarise(values: Iterable[float]) -> tuple[float, tuple[float, float] | None]:
+def summarise(
+    values: Iterable[float], within: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, tuple[float, float] | None]:
     """Return the mean over seeds and its Student-t 95 % interval.
 
-    ``mean ± t(0.975, n − 1) · s / √n`` with the sample standard deviation ``s``; the interval is
-    None for a single value, which has no spread. Raises ResultsError without values or with NaN.
+    ``mean ± t(0.975, n − 1) · s / √n`` with the sample standard deviation ``s``, cut off where the
+    quantity itself must end, ``within=(0, 1)`` for a proportion (which keeps its coverage); None for
+    a single value, which has no spread. Raises ResultsError without values, with NaN, or outside.
     """
     sample = [float(value) for value in values]
     if not sample or not all(map(math.isfinite, sample)):
         raise ResultsError(f"a mean needs at least one value, all finite; got {sample}")
+    low, high = within
+    if not low <= min(sample) <= max(sample) <= high:
+        raise ResultsError(f"values lie within {low} and {high}; got {sample}")
     count, mean = len(sample), math.fsum(sample) / len(sample)
     if count == 1:
         return mean, None
@@ -80,7 +86,7 @@ def summarise(values: Iterable[float]) -> tuple[float, tuple[float, float] | Non
 
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in sample) / (count - 1))
     half = float(stats.t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
-    return mean, (mean - half, mean + half)
+    return mean, (max(mean - half, low), min(mean + half, high))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

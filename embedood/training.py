@@ -91,7 +91,9 @@ def classification_objective(experiment: Experiment) -> Objective:
         logits, _, reconstruction = model(shown.contiguous(memory_format=torch.channels_last))
         logits, outlier_logits = logits[: len(clean)], logits[len(clean) :]
         std = losses.std_of_wrong(logits, labels)
-        loss = losses.overconfidence(logits, labels, weights.overconfidence_weight)
+        loss = losses.overconfidence(
+            logits, labels, weights.overconfidence_weight, weights.label_smoothing
+        )
         loss = loss + weights.std_weight * std
         terms = {"accuracy": (logits.argmax(1) == labels).float().mean(), "std": std}
         if reconstruction is not None:
@@ -110,7 +112,8 @@ def _shown(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the clean batch and what the network sees: some of it noised, then pseudo-OOD."""
     noised, weights = experiment.noise, experiment.losses
-    clean = noise.random_shift(images, generator, noised.shift)
+    clean = noise.random_affine(images, generator, noised.affine)
+    clean = noise.random_shift(clean, generator, noised.shift)
     count = round(noised.noised_share * len(clean))
     square = (noised.square_min, noised.square_max)
     spoiled = noise.denoising_noise(clean[:count], generator, noised.sigma, square)

@@ -23,6 +23,12 @@ def test_overconfidence_without_k_is_cross_entropy():
     torch.testing.assert_close(losses.overconfidence(logits, labels, k=0.0), expected)
 
 
+def test_overconfidence_with_smoothed_labels_is_smoothed_cross_entropy():
+    logits, labels = torch.randn(7, 5), torch.arange(7) % 5
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(losses.overconfidence(logits, labels, 0.0, 0.1), expected)
+
+
 def test_overconfidence_is_finite_where_a_wrong_class_is_certain():
     logits = torch.tensor([[0.0, 200.0, 0.0]], requires_grad=True)
     loss = losses.overconfidence(logits, torch.tensor([0]))

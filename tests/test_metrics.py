@@ -214,3 +214,22 @@ def test_decisions_are_counted_by_side():
     assert metrics.accepted_accuracy(decided, labels, unseen) == pytest.approx(1 / 3)
     assert metrics.detection_rate(decided, unseen) == 0.5
     assert metrics.rejection_accuracy(decided, labels, unseen) == pytest.approx(2 / 5)
+
+
+# Several methods on several data sets
+
+
+def test_mean_ranks_by_hand_and_ties_share():
+    values = np.array([[0.9, 0.8], [0.9, 0.7], [0.5, 0.9]])
+    np.testing.assert_allclose(metrics.mean_ranks(values), [(1.5 + 2) / 2, (1.5 + 3) / 2, 2.0])
+    with pytest.raises(ValueError, match=r"methods × data sets; got shape \(2,\)"):
+        metrics.mean_ranks(np.ones(2))
+
+
+def test_critical_difference_equals_the_table_of_demsar():
+    # q at 5 % for 2, 4 and 10 methods: 1.960, 2.569, 3.164
+    for methods, q in ((2, 1.960), (4, 2.569), (10, 3.164)):
+        expected = q * np.sqrt(methods * (methods + 1) / (6 * 14))
+        assert metrics.critical_difference(methods, 14) == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ValueError, match="got 1 on 3"):
+        metrics.critical_difference(1, 3)

@@ -92,3 +92,52 @@ def test_shift_moves_whole_pixels_like_a_slow_loop():
         windows = [source[:, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
         assert any(torch.equal(image, window) for window in windows)
     assert noise.random_shift(clean, runtime.generator(3), 0) is clean
+
+
+def test_affine_maps_stay_within_their_ranges():
+    shapes = torch.zeros(200, 1, 33, 33)
+    shapes[:, :, 16, 6:27] = 1  # a bar through the centre: its slope tells the angle
+    moved = noise.random_affine(shapes, runtime.generator(1), 1.0)
+    rows, columns = torch.meshgrid(torch.arange(33) - 16.0, torch.arange(33) - 16.0, indexing="ij")
+    weight = moved[:, 0] / moved[:, 0].sum((1, 2), keepdim=True)
+    slope = (weight * rows * columns).sum((1, 2)) / (weight * columns**2).sum((1, 2))
+    steepest = np.tan(np.radians(15)) / (1 - 0.2 * np.tan(np.radians(15))) * 1.1
+    assert slope.abs().max() <= steepest
+    assert slope.abs().max() > 0.15
+    assert moved.shape == shapes.shape
+    assert moved.min() >= 0
+    assert moved.max() <= 1 + 1e-5
+
+
+def test_affine_of_no_strength_changes_and_draws_nothing():
+    clean, generator = images(5), runtime.generator(3)
+    state = generator.get_state()
+    assert noise.random_affine(clean, generator, 0.0) is clean
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_an_affine_map_is_the_stated_matrix(monkeypatch):
+    clean = images(1, 21, 21)
+    monkeypatch.setattr(noise, "_uniform", lambda *_: torch.ones(3, 1))  # +15°, × 1.15, shear 0.2
+    angle = torch.tensor(np.radians(15.0))
+    matrix = torch.tensor([[[angle.cos() / 1.15, 0.2 - angle.sin() / 1.15, 0],
+                            [angle.sin() / 1.15, angle.cos() / 1.15, 0]]]).float()  # fmt: skip
+    grid = torch.nn.functional.affine_grid(matrix, [1, 1, 21, 21], align_corners=False)
+    expected = torch.nn.functional.grid_sample(clean, grid, align_corners=False)
+    torch.testing.assert_close(noise.random_affine(clean, runtime.generator(0), 1.0), expected)
+
+
+def test_photo_crops_hold_nothing_of_the_images_and_are_pieces_of_the_photo():
+    first = noise.photo_crops(torch.zeros(4, 1, 28, 28), runtime.generator(5))
+    again = noise.photo_crops(images(4), runtime.generator(5))
+    other = noise.photo_crops(images(4), runtime.generator(5), "flower.jpg")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (4, 1, 28, 28)
+    assert 0 <= first.min() < first.max() <= 1
+    whole = noise.photo_crops(torch.zeros(1, 3, 427, 427), runtime.generator(5), side=427)
+    assert torch.equal(whole[:, 0], whole[:, 2])
+
+
+def test_outliers_of_a_training_are_the_pseudo_ones_and_photos():
+    assert set(noise.OUTLIERS) == {*noise.PSEUDO_OOD, "photos"}

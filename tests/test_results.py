@@ -32,6 +32,14 @@ def test_summarise_of_one_seed_has_no_interval():
     assert summarise([0.5]) == (0.5, None)
 
 
+def test_summarise_cuts_the_interval_of_a_proportion():
+    mean, (low, high) = summarise([0.9, 1.0], within=(0, 1))
+    assert (mean, high) == (pytest.approx(0.95), 1.0)
+    assert low == pytest.approx(max(0, 0.95 - 12.7062 * 0.05), abs=1e-4)
+    with pytest.raises(ResultsError, match=r"lie within 0 and 1; got \[2.0"):
+        summarise([2.0, 0.5], within=(0, 1))
+
+
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
 def test_summarise_refuses(values):
     with pytest.raises(ResultsError, match="all finite"):

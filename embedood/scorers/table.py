@@ -58,7 +58,7 @@ _FAMILIES: dict[str, list[tuple[str, str, Callable[[], Scorer], str]]] = {
     ],
     "embeddings": [
         ("mahalanobis", "Mahalanobis distance", Mahalanobis, f"{_LEE},ledoit2004"),
-        ("relative_mahalanobis", "the same, relative", partial(Mahalanobis, True), "ren2021"),
+        ("relative_mahalanobis", "relative Mahalanobis", partial(Mahalanobis, True), "ren2021"),
         ("gaussians_diagonal", "diagonal Gaussians", partial(ClassGaussians, "diagonal"), _LEE),
         ("gaussians_tied", "Gaussians, one covariance", partial(ClassGaussians, "tied"), _LEE),
         ("gaussians_full", "Gaussians, full covariances", partial(ClassGaussians, "full"), _LEE),
@@ -80,13 +80,13 @@ _FAMILIES: dict[str, list[tuple[str, str, Callable[[], Scorer], str]]] = {
         ("odin", "ODIN, perturbed image", ODIN, "liang2018"),
     ],
     "reconstruction": [
-        ("reconstruction", "of the clean image", ReconstructionError, ""),
-        ("reconstruction_noised", "of the noised image", partial(ReconstructionError, True), ""),
-        ("reconstruction_by_class", "against its class", ClassReconstructionError, ""),
+        ("reconstruction", "reconstruction, clean image", ReconstructionError, ""),
+        ("reconstruction_noised", "reconstruction, noised", partial(ReconstructionError, True), ""),
+        ("reconstruction_by_class", "reconstruction, for its class", ClassReconstructionError, ""),
     ],
     "fusion": [
-        ("fusion_rank", "p-values of three scores", partial(_fused, "rank"), "fisher1925"),
-        ("fusion_logistic", "logistic regression", partial(_fused, "logistic"), _LEE),
+        ("fusion_rank", "fusion of three p-values", partial(_fused, "rank"), "fisher1925"),
+        ("fusion_logistic", "fusion by logistic regression", partial(_fused, "logistic"), _LEE),
     ],
 }
 
