@@ -196,7 +196,7 @@ def plot_grid(
     ax.set_yticks(range(len(rows)), list(rows))
     turned = 30 if max(map(len, columns)) > 5 else 0
     ax.set_xticks(
-        range(len(columns)), list(columns), rotation=turned, ha="right" if turned else None
+        range(len(columns)), list(columns), rotation=turned, ha="right" if turned else "center"
     )
     ax.grid(visible=False)
     return ax
