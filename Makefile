@@ -26,7 +26,7 @@ help:  ## list the targets
 
 figures: .venv/installed  ## run the notebooks of PROFILE (quick), or only NOTEBOOK=03
 	@$(BIN)/embedood check $(NOTEBOOKS) --profile $(PROFILE) $(SEED_FLAG)
-	@if ls .snakemake/locks/* >/dev/null 2>&1; then $(BIN)/snakemake --unlock --quiet all; fi
+	@if ls .snakemake/locks/* >/dev/null 2>&1; then $(BIN)/snakemake --cores 1 --unlock --quiet all; fi
 	@$(SNAKEMAKE) || { \
 	  echo "still to do:" >&2; $(SNAKEMAKE) --dry-run --quiet rules; exit 1; }
 	@$(BIN)/embedood status --profile $(PROFILE)
