@@ -1,4 +1,4 @@
-"""The command ``embedood``: run, train, check, publish, build the book, show where results lie."""
+"""The command ``embedood``: run, train, check, publish, build the book, show results, score a file."""
 
 from __future__ import annotations
 
@@ -56,11 +56,47 @@ def _parser() -> argparse.ArgumentParser:
     publish = _command(commands, "publish", publish_results, "copy results into the book")
     publish.add_argument("notebooks", nargs="*", help="names or numbers; all without")
     _add_profile(publish)
-    book = _command(commands, "book", build_book, "render the book, never executing it")
+    book = _command(commands, "book", build_book, "render the book, executing no chapter")
     book.add_argument("--profile", help="show the results of this profile, not the published ones")
     status = _command(commands, "status", show_status, "show where results lie")
     status.add_argument("--profile", help="only this profile")
+    _add_score(commands)
     return parser
+
+
+ARRAYS = """\
+arrays of the file, as numpy.savez writes them; N rows in each part, C known classes:
+  validation_logits  N×C    known classes only; sets the threshold
+  test_logits        N×C    the rows to decide on
+  test_labels        N      optional: 0 … C−1, or −1 for unseen; then the summary judges
+  train_embeddings   N×D    for scores that look at embeddings, as are
+  validation_embeddings, test_embeddings
+  train_labels       N      for scores that learn from training rows; train_logits for some
+  validation_labels  N      for scores that learn from validation rows, then half of them
+  outliers_logits, outliers_embeddings    pseudo-OOD, for fusion_logistic only
+  head_weight C×D, head_bias C            of the last layer, for vim, fdbd, react, dice and their like
+What the scorer does not need may be missing. Without test_logits no class is told.
+
+columns of the answer:
+  row, class (−1 = unseen), score (higher = more unusual), threshold, p_value
+
+The table goes to --out or standard output, the summary to standard error.
+"""
+
+
+def _add_score(commands: Any) -> None:
+    text = "decide known or unseen, row by row, from your own network's outputs"
+    score = _command(commands, "score", score_rows, text)
+    score.formatter_class, score.epilog = argparse.RawDescriptionHelpFormatter, ARRAYS
+    score.add_argument("file", type=Path, help=".npz file with the arrays below")
+    score.add_argument(
+        "--scorer", default="energy", help="default: energy; an unknown name lists them all"
+    )
+    score.add_argument(
+        "--false-alarm", type=float, default=0.05, metavar="RATE",
+        help="share of known rows that may be taken for unseen (default: 0.05)",
+    )  # fmt: skip
+    score.add_argument("--out", type=Path, help="a .csv or .parquet file (default: CSV, shown)")
 
 
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
@@ -156,6 +192,29 @@ def _show_outputs(folder: Path, notebook: str) -> int:
         f"  figures  {folder / 'figures'}/{notebook}-*.png ({figures})"
     )
     return 1
+
+
+def score_rows(options: argparse.Namespace) -> int:
+    """Write a table of decisions; what is wrong with the file or the request is told in one line."""
+    from embedood import files  # brings torch, which is slow to import
+
+    try:
+        if options.out:
+            files.refuse_bad_target(options.out)
+        table, summary = files.score_file(options.file, options.scorer, options.false_alarm)
+        if options.out:
+            files.write(table, options.out)
+        else:
+            table.to_csv(sys.stdout, index=False)
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, ValueError) as error:
+        print("error:", *str(error).split(), file=sys.stderr)  # in one line
+        return 1
+    print(summary, file=sys.stderr)
+    return 0
 
 
 def _end_with_parent() -> None:

@@ -29,6 +29,7 @@ ORDER = [
     "scorers",
     "detector",
     "metrics",
+    "files",
     "discovery",
     "novel",
     "distillation",

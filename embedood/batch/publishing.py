@@ -86,7 +86,7 @@ def _place(root: Path, job: Job, text: str, numbers: Mapping[str, Any]) -> tuple
 
 
 def build_book(profile: str | None = None) -> Path:
-    """Render the book without executing it; with a profile, show that profile's results instead
+    """Render the book, executing no chapter; with a profile, show that profile's results instead
     of the published ones. Returns the first page; raises BatchError where a page has a warning.
     """
     root = project_root()
