@@ -82,7 +82,7 @@ def build(experiment: Experiment, split: Split) -> Classifier:
             experiment.network.width,
             split.train.images.shape[1],
         )
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=models.memory_format(model))  # type: ignore[call-overload]
 
 
 def _train(
