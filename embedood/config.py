@@ -66,6 +66,7 @@ class Losses:
     std_weight: float = 1.0  # of L_std; negative gives the sign that the report prints
     outlier_weight: float = 0.0  # KL(uniform || p) on pseudo-OOD made from the batch
     outlier_recipe: str = "report"  # a name of noise.OUTLIERS
+    turning_weight: float = 0.0  # class × quarter turn on a second head, half of the batch turned
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ _COMPACT = {
     "learning_rate": 0.01,
 }
 
+_SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
+
 # What a preset changes against the defaults above, which are the report's recipe.
 PRESETS: dict[str, dict[str, Any]] = {
     "report": {},
@@ -176,7 +179,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "std_5": {"std_weight": 5.0},
     "printed_sign": {"std_weight": -1.0},
     "compact": _COMPACT,
-    "compact_smoothed": _COMPACT | {"affine": 1.0, "label_smoothing": 0.1},
+    "compact_smoothed": _COMPACT | _SMOOTHED,
+    "compact_turning": _COMPACT | _SMOOTHED | {"architecture": "turning", "turning_weight": 1.0},
     "compact_outliers": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "shapes"},
     "compact_exposed": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "photos"},
 }

@@ -65,3 +65,16 @@ def uniformity(logits: torch.Tensor) -> torch.Tensor:
     log_p = logits.float().log_softmax(1)
     entropy_of_uniform = torch.log(torch.tensor(float(logits.shape[1])))
     return -log_p.mean() - entropy_of_uniform
+
+
+def turning(
+    logits: torch.Tensor, labels: torch.Tensor, turns: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    r"""Cross-entropy over class × quarter turn, logits B×3C, turns 0 (upright), 1 or 2.
+
+    The target of class $y$ and turn $t$ is $y+tC$.
+
+    Source: Lee et al., 2020, "Self-supervised label augmentation…", beside the class loss.
+    """
+    target = labels + turns * (logits.shape[1] // 3)
+    return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)

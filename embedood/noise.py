@@ -56,8 +56,14 @@ def _span(length: int, side: torch.Tensor, images: Images, generator: Generator)
 
 def quarter_turns(images: Images, generator: Generator) -> Images:
     """Rotate each image by 90° or 270°; never by 180°, which maps 6 to 9 and leaves 8 alone."""
+    return turn(images, generator)[0]
+
+
+def turn(images: Images, generator: Generator) -> tuple[Images, torch.Tensor]:
+    """Rotate as `quarter_turns` does, and say how: 1 is to the left (90°), 2 to the right (270°)."""
     left = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
-    return torch.where(left, images.rot90(1, (2, 3)), images.rot90(3, (2, 3)))
+    turned = torch.where(left, images.rot90(1, (2, 3)), images.rot90(3, (2, 3)))
+    return turned, 2 - left.flatten().long()
 
 
 def occlude(images: Images, generator: Generator, smallest: int = 24, largest: int = 28) -> Images:

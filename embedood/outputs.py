@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from embedood import noise, runtime
-from embedood.models import Classifier, Forward
+from embedood.models import Classifier, Forward, memory_format
 from embedood.splits import UNSEEN, Part
 
 HEAD = ("head_weight", "head_bias")  # belong to the network, not to a row
@@ -91,6 +93,35 @@ def compute(
     return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised, perturbed)
 
 
+def ensemble(members: Sequence[Outputs]) -> Outputs:
+    r"""Return several networks' outputs for the same rows as those of one: an ensemble.
+
+    Embeddings stand side by side, $z=[z_1,\dots,z_M]$, N×ΣD; the head is
+    $W=\frac1M[W_1,\dots,W_M]$, $b=\frac1M\sum b_m$, so that $Wz+b$ is the mean of the logits; errors are
+    averaged. Every scorer can read it. Raises `ValueError` for none, or for other rows or classes.
+
+    Source: Lakshminarayanan et al., 2017, "Simple and scalable predictive uncertainty…", who average
+    probabilities, not logits.
+    """
+    shapes = [m.logits.shape for m in members]
+    if len(set(shapes)) != 1 or any(
+        not np.array_equal(m.labels, members[0].labels) for m in members
+    ):
+        raise ValueError(f"an ensemble needs outputs of the same rows and classes, got {shapes}")
+
+    def mean(name: str) -> Any:
+        arrays = [getattr(m, name) for m in members]
+        return None if any(a is None for a in arrays) else np.mean(arrays, 0)
+
+    averaged = ("logits", "head_bias", "mse", "mse_noised", "perturbed_logits")
+    return Outputs(
+        embeddings=np.concatenate([m.embeddings for m in members], 1),
+        labels=members[0].labels,
+        head_weight=np.concatenate([m.head_weight for m in members], 1) / len(members),
+        **{name: mean(name) for name in averaged},
+    )
+
+
 def reconstruct(model: Classifier, images: torch.Tensor) -> torch.Tensor:
     """Return the decoder's picture of images in [0, 1], B×C×H×W, in eval mode on the CPU.
 
@@ -107,7 +138,7 @@ def _forward(model: Classifier, images: torch.Tensor) -> Forward:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    answer = model(images.to(device).contiguous(memory_format=torch.channels_last))
+    answer = model(images.to(device).contiguous(memory_format=memory_format(model)))
     model.train(was_training)
     return answer
 

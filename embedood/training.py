@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from embedood import losses, noise, runtime
+from embedood import losses, models, noise, runtime
 from embedood.config import Experiment, Schedule
 
 Objective = Callable[
@@ -79,38 +79,55 @@ def classification_objective(experiment: Experiment) -> Objective:
     """Return the report's objective: classify and denoise, part of each batch noised.
 
     loss = classification + `std_weight` · L_std + `denoising_weight` · L_den
-    (+ `outlier_weight` · KL(U‖p) on pseudo-OOD made from the batch). A network without a decoder is
-    trained without L_den.
+    (+ `outlier_weight` · KL(U‖p) on pseudo-OOD made from the batch)
+    (+ `turning_weight` · L_turn, half of the batch being shown turned as well). A network without a
+    decoder is trained without L_den.
     """
     weights = experiment.losses
+    weight_of = {
+        "classification": 1.0,
+        "std": weights.std_weight,
+        "mse": weights.denoising_weight,
+        "outlier": weights.outlier_weight,
+        "turning": weights.turning_weight,
+    }
 
     def objective(
         model: nn.Module, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        clean, shown = _shown(experiment, images, generator)
-        logits, _, reconstruction = model(shown.contiguous(memory_format=torch.channels_last))
-        logits, outlier_logits = logits[: len(clean)], logits[len(clean) :]
-        std = losses.std_of_wrong(logits, labels)
-        loss = losses.overconfidence(
-            logits, labels, weights.overconfidence_weight, weights.label_smoothing
-        )
-        loss = loss + weights.std_weight * std
-        terms = {"accuracy": (logits.argmax(1) == labels).float().mean(), "std": std}
-        if reconstruction is not None:
-            terms["mse"] = losses.denoising(reconstruction[: len(clean)], clean)
-            loss = loss + weights.denoising_weight * terms["mse"]
+        clean, shown, turns = _shown(experiment, images, generator)
+        answer = model(shown.contiguous(memory_format=models.memory_format(model)))
+        logits, known = answer.logits[: len(clean)], len(turns)
+        terms = {
+            "classification": losses.overconfidence(
+                logits, labels, weights.overconfidence_weight, weights.label_smoothing
+            ),
+            "std": losses.std_of_wrong(logits, labels),
+        }
+        if answer.reconstruction is not None:
+            terms["mse"] = losses.denoising(answer.reconstruction[: len(clean)], clean)
         if weights.outlier_weight:
-            terms["outlier"] = losses.uniformity(outlier_logits)
-            loss = loss + weights.outlier_weight * terms["outlier"]
-        return {"loss": loss} | terms
+            terms["outlier"] = losses.uniformity(answer.logits[known:])
+        if weights.turning_weight:
+            second_head = model.get_submodule("turned")
+            of_turned = torch.cat([labels, labels[: known - len(labels)]])
+            terms["turning"] = losses.turning(
+                second_head(answer.embedding[:known]), of_turned, turns, weights.label_smoothing
+            )
+        loss = sum((weight_of[n] * term for n, term in terms.items()), start=torch.zeros(()))
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {"loss": loss, "accuracy": accuracy} | terms
 
     return objective
 
 
 def _shown(
     experiment: Experiment, images: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the clean batch and what the network sees: some of it noised, then pseudo-OOD."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the clean batch, what the network sees, and how the known ones in it are turned.
+
+    The network sees the batch, some of it noised, then half of it turned, then pseudo-OOD.
+    """
     noised, weights = experiment.noise, experiment.losses
     clean = noise.random_affine(images, generator, noised.affine)
     clean = noise.random_shift(clean, generator, noised.shift)
@@ -118,9 +135,13 @@ def _shown(
     square = (noised.square_min, noised.square_max)
     spoiled = noise.denoising_noise(clean[:count], generator, noised.sigma, square)
     shown = torch.cat([spoiled, clean[count:]])
+    turns = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
+    if weights.turning_weight:
+        turned, how = noise.turn(clean[: len(clean) // 2], generator)
+        shown, turns = torch.cat([shown, turned]), torch.cat([turns, how])
     if weights.outlier_weight:
         shown = torch.cat([shown, noise.spoil(clean, weights.outlier_recipe, generator)])
-    return clean, shown
+    return clean, shown, turns
 
 
 class _State:

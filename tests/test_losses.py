@@ -80,3 +80,11 @@ def test_gradients_match_finite_differences(loss):
     with torch.no_grad():
         rise = loss(logits + 1e-2 * step, labels) - loss(logits - 1e-2 * step, labels)
     assert (slope * step).sum().item() == pytest.approx(rise.item() / 2e-2, rel=2e-2, abs=1e-4)
+
+
+def test_turning_is_the_cross_entropy_over_class_and_turn():
+    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    labels, turns = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])
+    p = logits.softmax(1)
+    by_hand = -(p[0, 0].log() + p[1, 3].log() + p[2, 5].log()) / 3
+    assert losses.turning(logits, labels, turns).item() == pytest.approx(by_hand.item(), rel=1e-5)

@@ -141,3 +141,10 @@ def test_photo_crops_hold_nothing_of_the_images_and_are_pieces_of_the_photo():
 
 def test_outliers_of_a_training_are_the_pseudo_ones_and_photos():
     assert set(noise.OUTLIERS) == {*noise.PSEUDO_OOD, "photos"}
+
+
+def test_turns_are_named_as_they_were_done():
+    clean = images(40)
+    turned, turns = noise.turn(clean, runtime.generator(0))
+    for image, after, how in zip(clean, turned, turns.tolist(), strict=True):
+        assert torch.equal(after, image.rot90({1: 1, 2: 3}[how], (1, 2)))

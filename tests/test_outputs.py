@@ -1,6 +1,6 @@
 """Outputs: rows picked, files, and logits of perturbed images."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -73,3 +73,20 @@ def test_perturbed_logits_are_the_same_alone_in_a_batch_and_in_training_mode(net
 def test_without_being_asked_nothing_is_differentiated(network, part, monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", None)
     assert outputs.compute(network, part).perturbed_logits is None
+
+
+def test_an_ensemble_is_one_network_whose_logits_are_the_mean():
+    one, two = made(20, seed=0), made(20, seed=1)
+    two = replace(two, labels=one.labels)
+    both = outputs.ensemble([one, two])
+    np.testing.assert_allclose(both.logits, (one.logits + two.logits) / 2, rtol=1e-6)
+    assert both.embeddings.shape == (20, 2 * one.embeddings.shape[1])
+    head = both.embeddings @ both.head_weight.T + both.head_bias
+    apart = [o.embeddings @ o.head_weight.T + o.head_bias for o in (one, two)]
+    np.testing.assert_allclose(head, (apart[0] + apart[1]) / 2, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("members", [[], [made(20), made(19)]])
+def test_an_ensemble_of_nothing_or_of_other_rows_is_refused(members):
+    with pytest.raises(ValueError, match=r"same rows and classes, got \["):
+        outputs.ensemble(members)

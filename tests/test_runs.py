@@ -42,6 +42,29 @@ def test_the_report_network_shares_ten_convolutions_and_has_resnet_widths():
     assert embedding.min() >= 0
 
 
+@pytest.mark.parametrize(("width", "layout"), [(4, "contiguous_format"), (8, "channels_last")])
+def test_channels_last_is_left_where_the_strided_shortcut_is_narrow(width, layout):
+    """Else oneDNN's AVX2 kernels crash, which no test can see on other processors."""
+    network = models.DenoisingClassifier(9, width)
+    assert models.memory_format(network) is getattr(torch, layout)
+    assert models.memory_format(models.CompactClassifier(9, 4)) is torch.channels_last
+
+
+def test_turned_digits_teach_the_second_head(cache):
+    run = runs.fit(
+        config.preset("compact_turning", **TINY | {"width": 8, "train_limit": 2000}, epochs=4)
+    )
+    assert run.history[-1]["turning"] < run.history[0]["turning"] - 0.3
+    part = run.split.validation.first(100)
+    pixels = torch.from_numpy(part.images).float() / 255
+    with torch.no_grad():
+        answers = [
+            run.model.turned(run.model(pixels.rot90(k, (2, 3))).embedding) for k in (0, 1, 3)
+        ]
+    read = torch.stack(answers).argmax(2) // 9  # the turn, whatever the class
+    assert (read == torch.arange(3)[:, None]).float().mean() > 0.6
+
+
 def test_generators_differ_by_purpose_and_repeat_by_seed():
     draws = [
         torch.rand(3, generator=runtime.generator(s, p)) for s, p in [(0, "a"), (0, "b"), (1, "a")]
