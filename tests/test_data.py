@@ -149,13 +149,13 @@ def test_folder_layouts(tiny, tmp_path, monkeypatch, place, packed):
     monkeypatch.setenv("EMBEDOOD_DATA", str(tmp_path / "d"))
     image_set = data.load("tiny")
     assert_is_tiny(image_set)
-    assert image_set.source == f"folder {tmp_path / 'd' / place}"
+    assert image_set.source == ("data folder" if place == "." else f"folder {place}")
 
 
 def test_root_goes_before_the_environment(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("EMBEDOOD_DATA", str(tmp_path / "not there"))
     write_files(tmp_path / "mine")
-    assert str(tmp_path / "mine") in data.load("tiny", root=tmp_path / "mine").source
+    assert_is_tiny(data.load("tiny", root=tmp_path / "mine"))
 
 
 def test_intact_copy_beside_a_damaged_one_is_used(tiny, tmp_path):
@@ -310,8 +310,29 @@ def test_second_load_reads_the_cache_alone(tiny, mirror):
     second = data.load("tiny")
     assert same(first, second)
     assert len(mirror.asked) == requests == 4
-    assert str(prepared.folder()) in second.source
-    assert mirror("good") in second.source
+    assert second.source == f"cache, first from {mirror('good')}"
+
+
+def test_source_is_published_and_tells_no_path_of_the_machine(tiny, tmp_path, monkeypatch):
+    write_files(tmp_path / "d" / "Tiny" / "raw")
+    monkeypatch.setenv("EMBEDOOD_DATA", str(tmp_path / "d"))
+    told = [data.load("tiny").source for _ in range(2)]
+    assert told == ["folder Tiny/raw", "cache, first from folder Tiny/raw"]
+    read = catalogue.SPECS["tiny"].sources[0].read
+    installed = sources.Folder((".",), read, base=str(write_files(tmp_path / "sets" / "tiny")))
+    (attempt,) = installed.attempts(None)
+    assert attempt.source == "system folder tiny"
+    assert attempt.place == f"folder {tmp_path / 'sets' / 'tiny'}", "an error names it in full"
+
+
+def test_cache_of_an_older_version_that_tells_a_path_is_read_again(tiny, tmp_path):
+    folder = write_files(tmp_path / "d")
+    data.load("tiny", root=folder)
+    path = prepared.folder() / "tiny.npz"
+    with np.load(path) as kept:
+        arrays = {name: kept[name] for name in kept if name != "origin"}
+    np.savez(path, **arrays, source=f"folder {folder}")
+    assert data.load("tiny", root=folder).source == "data folder"
 
 
 @pytest.mark.parametrize("damaged", ["truncated", "empty", "one byte", "garbage"])
@@ -331,7 +352,7 @@ def test_damaged_cache_is_replaced(tiny, tmp_path, damaged):
     )
     again = data.load("tiny", root=folder)
     assert same(first, again)
-    assert again.source == f"folder {folder}"
+    assert again.source == "data folder"
     assert path.read_bytes() == whole
 
 
@@ -533,13 +554,13 @@ def test_cifar_is_identical_from_pickles_and_parquet(
 ):
     small_cifar(write_pickles(tmp_path / "p" / "cifar-100-python"))
     original = data.load("cifar100", root=tmp_path / "p")
-    assert original.source.endswith("cifar-100-python")
+    assert original.source == "folder cifar-100-python"
     monkeypatch.setenv("EMBEDOOD_CACHE", str(tmp_path / "another"))
     small_cifar(fingerprint=original.fingerprint)
     write_parquet(tmp_path / "q" / "cifar100", codec, part_files)
     again = data.load("cifar100", root=tmp_path / "q")
     assert same(original, again)
-    assert again.source.endswith("q/cifar100")
+    assert again.source == "folder cifar100"
     assert sorted(map(bytes, again.images)) == sorted(map(bytes, CIFAR_IMAGES))
     assert again.is_test.sum() == 100
 
