@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,15 +118,17 @@ def last(image_set: ImageSet, n: int) -> tuple[int, ...]:
 
 
 def random_classes(image_set: ImageSet, n: int, seed: int) -> tuple[int, ...]:
-    """`n` classes drawn without replacement."""
+    """`n` classes drawn without replacement; a larger `n` keeps those of a smaller one."""
     classes = len(image_set.class_names)
     _check_count(n, classes)
-    drawn = np.random.default_rng(seed).choice(classes, n, replace=False)
-    return tuple(sorted(drawn.tolist()))
+    return tuple(sorted(_shuffled(range(classes), seed)[:n]))
 
 
 def whole_superclasses(image_set: ImageSet, names: Collection[str]) -> tuple[int, ...]:
-    """All classes of the named superclasses: unseen classes far from the known ones."""
+    """All classes of the named superclasses: unseen classes far from the known ones.
+
+    Raises `SplitError` for a name that is not there, or none; the names that are, it lists.
+    """
     superclass_of = _superclasses(image_set)
     names = (names,) if isinstance(names, str) else tuple(names)
     strange = [name for name in names if name not in image_set.superclass_names]
@@ -138,12 +141,25 @@ def whole_superclasses(image_set: ImageSet, names: Collection[str]) -> tuple[int
     return tuple(np.flatnonzero(np.isin(superclass_of, wanted)).tolist())
 
 
+def random_superclasses(image_set: ImageSet, n: int, seed: int) -> tuple[int, ...]:
+    """All classes of `n` superclasses drawn without replacement: a far split of any seed."""
+    _superclasses(image_set)
+    names = image_set.superclass_names
+    if not 1 <= n < len(names):
+        raise SplitError(
+            f"of {len(names)} superclasses 1 … {len(names) - 1} can be unseen, got {n}"
+        )
+    drawn = _shuffled(range(len(names)), seed)[:n]
+    return whole_superclasses(image_set, [names[i] for i in drawn])
+
+
 def one_of_each_superclass(image_set: ImageSet, seed: int) -> tuple[int, ...]:
     """One drawn class of every superclass: unseen classes near known ones."""
     superclass_of = _superclasses(image_set)
-    rng = np.random.default_rng(seed)
-    groups = range(len(image_set.superclass_names))
-    return tuple(sorted(int(rng.choice(np.flatnonzero(superclass_of == g))) for g in groups))
+    drawn: dict[int, int] = {}
+    for c in _shuffled(range(len(superclass_of)), seed):
+        drawn.setdefault(int(superclass_of[c]), c)
+    return tuple(sorted(drawn.values()))
 
 
 def _check_unseen(image_set: ImageSet, unseen: Collection[int]) -> tuple[int, ...]:
@@ -162,6 +178,11 @@ def _check_unseen(image_set: ImageSet, unseen: Collection[int]) -> tuple[int, ..
             f"at least two must stay known, so at most {classes - 2} can be unseen"
         )
     return chosen
+
+
+def _shuffled(numbers: Iterable[int], seed: int) -> list[int]:
+    """Numbers in the order of SHA-256 of "seed number": a shuffle that no library's version changes."""
+    return sorted(numbers, key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
 
 
 def _check_count(n: int, classes: int) -> None:

@@ -149,13 +149,13 @@ def test_folder_layouts(tiny, tmp_path, monkeypatch, place, packed):
     monkeypatch.setenv("EMBEDOOD_DATA", str(tmp_path / "d"))
     image_set = data.load("tiny")
     assert_is_tiny(image_set)
-    assert image_set.source == f"folder {tmp_path / 'd' / place}"
+    assert image_set.source == ("data folder" if place == "." else f"folder {place}")
 
 
 def test_root_goes_before_the_environment(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("EMBEDOOD_DATA", str(tmp_path / "not there"))
     write_files(tmp_path / "mine")
-    assert str(tmp_path / "mine") in data.load("tiny", root=tmp_path / "mine").source
+    assert_is_tiny(data.load("tiny", root=tmp_path / "mine"))
 
 
 def test_intact_copy_beside_a_damaged_one_is_used(tiny, tmp_path):
@@ -310,8 +310,29 @@ def test_second_load_reads_the_cache_alone(tiny, mirror):
     second = data.load("tiny")
     assert same(first, second)
     assert len(mirror.asked) == requests == 4
-    assert str(prepared.folder()) in second.source
-    assert mirror("good") in second.source
+    assert second.source == f"cache, first from {mirror('good')}"
+
+
+def test_source_is_published_and_tells_no_path_of_the_machine(tiny, tmp_path, monkeypatch):
+    write_files(tmp_path / "d" / "Tiny" / "raw")
+    monkeypatch.setenv("EMBEDOOD_DATA", str(tmp_path / "d"))
+    told = [data.load("tiny").source for _ in range(2)]
+    assert told == ["folder Tiny/raw", "cache, first from folder Tiny/raw"]
+    read = catalogue.SPECS["tiny"].sources[0].read
+    installed = sources.Folder((".",), read, base=str(write_files(tmp_path / "sets" / "tiny")))
+    (attempt,) = installed.attempts(None)
+    assert attempt.source == "system folder tiny"
+    assert attempt.place == f"folder {tmp_path / 'sets' / 'tiny'}", "an error names it in full"
+
+
+def test_cache_of_an_older_version_that_tells_a_path_is_read_again(tiny, tmp_path):
+    folder = write_files(tmp_path / "d")
+    data.load("tiny", root=folder)
+    path = prepared.folder() / "tiny.npz"
+    with np.load(path) as kept:
+        arrays = {name: kept[name] for name in kept if name != "origin"}
+    np.savez(path, **arrays, source=f"folder {folder}")
+    assert data.load("tiny", root=folder).source == "data folder"
 
 
 @pytest.mark.parametrize("damaged", ["truncated", "empty", "one byte", "garbage"])
@@ -331,7 +352,7 @@ def test_damaged_cache_is_replaced(tiny, tmp_path, damaged):
     )
     again = data.load("tiny", root=folder)
     assert same(first, again)
-    assert again.source == f"folder {folder}"
+    assert again.source == "data folder"
     assert path.read_bytes() == whole
 
 
@@ -466,6 +487,7 @@ def test_damaged_package_file_is_named(monkeypatch, tmp_path):
 # CIFAR-100
 
 
+CIFAR_FINGERPRINT = catalogue.SPECS["cifar100"].fingerprint
 CIFAR_IMAGES = RNG.integers(0, 256, (300, 3, 32, 32), np.uint8)
 CIFAR_LABELS = np.arange(300) % 100
 CIFAR_COARSE = (np.arange(300) % 100) // 5
@@ -533,15 +555,24 @@ def test_cifar_is_identical_from_pickles_and_parquet(
 ):
     small_cifar(write_pickles(tmp_path / "p" / "cifar-100-python"))
     original = data.load("cifar100", root=tmp_path / "p")
-    assert original.source.endswith("cifar-100-python")
+    assert original.source == "folder cifar-100-python"
     monkeypatch.setenv("EMBEDOOD_CACHE", str(tmp_path / "another"))
     small_cifar(fingerprint=original.fingerprint)
     write_parquet(tmp_path / "q" / "cifar100", codec, part_files)
     again = data.load("cifar100", root=tmp_path / "q")
     assert same(original, again)
-    assert again.source.endswith("q/cifar100")
+    assert again.source == "folder cifar100"
     assert sorted(map(bytes, again.images)) == sorted(map(bytes, CIFAR_IMAGES))
     assert again.is_test.sum() == 100
+
+
+def test_cifar_classes_are_in_the_order_of_the_original():
+    """Its list is alphabetical, of classes as of superclasses."""
+    spec = catalogue.SPECS["cifar100"]
+    assert len(spec.class_names) == 100
+    assert [spec.class_names[i] for i in (0, 19, 80, 99)] == ["apple", "cattle", "squirrel", "worm"]
+    assert list(spec.superclasses) == sorted(spec.superclasses)
+    assert [len(members) for members in spec.superclasses.values()] == [5] * 20
 
 
 def test_pickle_with_another_checksum_is_never_opened(small_cifar, tmp_path):
@@ -638,15 +669,39 @@ def test_real_fashion_mnist_has_7000_of_each_class():
     assert np.bincount(image_set.labels[image_set.is_test]).tolist() == [1_000] * 10
 
 
+def write_real_pickles(folder, image_set):
+    """The real images as torchvision keeps them, in an order that is not the canonical one."""
+    folder.mkdir(parents=True)
+    sums = {}
+    for part, wanted in (("train", False), ("test", True)):
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(image_set.is_test == wanted))
+        labels = image_set.labels[rows]
+        content = {
+            "data": image_set.images[rows].reshape(-1, 3072),
+            "fine_labels": labels.tolist(),
+            "coarse_labels": image_set.superclass_of[labels].tolist(),
+        }
+        (folder / part).write_bytes(pickle.dumps(content, protocol=2))
+        sums[part] = hashlib.md5((folder / part).read_bytes()).hexdigest()
+    return sums
+
+
 @real("cifar100", "cifar100")
-def test_real_cifar100_has_its_superclasses():
+def test_real_cifar100_is_whole_and_identical_as_pickles(small_cifar, tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
+    small_cifar(fingerprint=CIFAR_FINGERPRINT)
     image_set = data.load("cifar100", root=REAL)
     assert image_set.images.shape == (60_000, 3, 32, 32)
     assert np.bincount(image_set.labels[image_set.is_test]).tolist() == [100] * 100
-    test_file = next((Path(REAL) / "cifar100").glob("test*.parquet"))
-    table = pq.read_table(test_file, columns=["fine_label", "coarse_label"])
-    assert np.array_equal(image_set.superclass_of[table["fine_label"]], table["coarse_label"])
+    assert np.bincount(image_set.labels[~image_set.is_test]).tolist() == [500] * 100
+    for file in (Path(REAL) / "cifar100").glob("*.parquet"):
+        table = pq.read_table(file, columns=["fine_label", "coarse_label"])
+        assert np.array_equal(image_set.superclass_of[table["fine_label"]], table["coarse_label"])
+    small_cifar(write_real_pickles(tmp_path / "cifar-100-python", image_set))
+    monkeypatch.setenv("EMBEDOOD_CACHE", str(tmp_path / "another"))
+    again = data.load("cifar100", root=tmp_path)
+    assert again.source == "folder cifar-100-python"
+    assert same(again, image_set)
     names = [image_set.class_names[c] for c in np.flatnonzero(image_set.superclass_of == 1)]
     assert names == ["aquarium_fish", "flatfish", "ray", "shark", "trout"]
     assert image_set.superclass_names[1] == "fish"

@@ -167,6 +167,67 @@ def test_class_choices():
     for seed in range(10):
         one_each = splits.one_of_each_superclass(source, seed)
         assert [len({0, 3} & {*one_each}), len({1, 2, 5} & {*one_each}), 4 in one_each] == [1, 1, 1]
+        assert splits.random_superclasses(source, 2, seed) in {
+            (0, 3, 4),
+            (0, 1, 2, 3, 5),
+            (1, 2, 4, 5),
+        }
+
+
+def test_draws_are_those_worked_out_by_hand():
+    """`printf "1 $i" | sha256sum` for i = 0 … 5 begins with 8f, 02, f7, 63, d6, 68."""
+    order = [1, 3, 5, 0, 4, 2]
+    source = image_set([5] * 6, superclasses=GROUPS)
+    for n in range(1, 5):
+        assert splits.random_classes(source, n, seed=1) == tuple(sorted(order[:n]))
+    assert splits.one_of_each_superclass(source, seed=1) == (1, 3, 4)  # the first of each group
+    assert splits.random_superclasses(source, 1, seed=1) == (1, 2, 5)  # "high", number 1
+    assert splits.random_superclasses(source, 2, seed=1) == (0, 1, 2, 3, 5)  # and "low", number 0
+
+
+def grouped(groups, each):
+    """A set of `groups` superclasses with `each` classes, dealt out in turn as cards are."""
+    names = {f"g{g}": tuple(f"c{g + i * groups}" for i in range(each)) for g in range(groups)}
+    return image_set([1] * (groups * each), superclasses=names)
+
+
+@given(groups=st.integers(2, 6), each=st.integers(2, 5), seed=st.integers(0, 2**64), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_classes_drawn_for_a_split(groups, each, seed, data):
+    """Sizes, known and unseen apart, a superclass whole or with one class, the same when repeated."""
+    source = grouped(groups, each)
+    classes = groups * each
+    n = data.draw(st.integers(1, classes - 2))
+    n_super = data.draw(st.integers(1, groups - 1))
+    drawn = [
+        splits.last(source, n),
+        splits.random_classes(source, n, seed),
+        splits.random_superclasses(source, n_super, seed),
+        splits.one_of_each_superclass(source, seed),
+    ]
+    assert [len(d) for d in drawn] == [n, n, n_super * each, groups]
+    for unseen in drawn:
+        assert list(unseen) == sorted(set(unseen))
+        assert set(unseen) <= set(range(classes))
+        split = splits.split(source, unseen, validation=0, seed=0)
+        assert split.unseen_classes == unseen
+        assert {*split.known_classes} == {*range(classes)} - {*unseen}
+    _, some, far, near = drawn
+    assert some == splits.random_classes(source, n, seed)
+    assert n == classes - 2 or set(some) < set(splits.random_classes(source, n + 1, seed))
+    counts = np.bincount(source.superclass_of[list(far)], minlength=groups).tolist()
+    assert sorted(counts) == [0] * (groups - n_super) + [each] * n_super
+    assert set(source.superclass_of[list(near)]) == set(range(groups))
+
+
+def test_every_class_is_drawn_about_equally_often():
+    """Of 20 classes 5, a thousand times: 250 each, and a binomial's five deviations are 69."""
+    source = grouped(5, 4)
+    draws = [splits.random_classes(source, 5, seed) for seed in range(1000)]
+    near = [splits.one_of_each_superclass(source, seed) for seed in range(1000)]
+    for drawn in (draws, near):
+        counts = np.bincount(np.concatenate(drawn), minlength=20)
+        assert np.abs(counts - 250).max() < 69
 
 
 @pytest.mark.parametrize(
@@ -176,6 +237,11 @@ def test_class_choices():
         (lambda s: splits.random_classes(s, 0, 0), "got 0"),
         (lambda s: splits.whole_superclasses(s, ("fish",)), "no superclass fish; it has low, high"),
         (lambda s: splits.whole_superclasses(s, ()), "none named"),
+        (
+            lambda s: splits.random_superclasses(s, 3, 0),
+            "of 3 superclasses 1 … 2 can be unseen, got 3",
+        ),
+        (lambda s: splits.random_superclasses(s, 0, 0), "got 0"),
     ],
 )
 def test_impossible_class_choices_are_refused(choose, message):
@@ -186,3 +252,5 @@ def test_impossible_class_choices_are_refused(choose, message):
 def test_superclass_choice_needs_superclasses():
     with pytest.raises(SplitError, match="tiny has no superclasses"):
         splits.one_of_each_superclass(image_set([5] * 4), seed=0)
+    with pytest.raises(SplitError, match="tiny has no superclasses"):
+        splits.random_superclasses(image_set([5] * 4), 1, seed=0)

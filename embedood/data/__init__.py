@@ -41,8 +41,8 @@ def _from_cache(name: str, spec: Spec) -> ImageSet | None:
     kept = prepared.read(name, spec.fingerprint)
     if kept is None:
         return None
-    arrays, fingerprint, source = kept
-    source = f"cache {prepared.folder()}, first from {source}"
+    arrays, fingerprint, origin = kept
+    source = f"cache, first from {origin}"
     return describe(name, arrays, spec.class_names, spec.superclasses, source, fingerprint)
 
 
@@ -50,13 +50,13 @@ def _from_sources(name: str, spec: Spec, root: str | os.PathLike | None) -> Imag
     absent: list[str] = []
     rejected: list[str] = []
     for source in spec.sources:
-        for place, read in source.attempts(root):
+        for attempt in source.attempts(root):
             try:
-                image_set = _accept(name, spec, read(), place)
+                image_set = _accept(name, spec, attempt.read(), attempt.source)
             except Absent as problem:
-                absent.append(f"{place}: {problem}")
+                absent.append(f"{attempt.place}: {problem}")
             except Rejected as problem:
-                rejected.append(f"{place}: {problem}")
+                rejected.append(f"{attempt.place}: {problem}")
             else:
                 _keep(image_set, rejected)
                 return image_set
@@ -64,8 +64,8 @@ def _from_sources(name: str, spec: Spec, root: str | os.PathLike | None) -> Imag
     raise DataError(f"{name} could not be loaded; tried\n{tried}\n{spec.help}")
 
 
-def _accept(name: str, spec: Spec, arrays: Arrays, place: str) -> ImageSet:
-    image_set = from_arrays(name, *arrays, spec.class_names, spec.superclasses, place)
+def _accept(name: str, spec: Spec, arrays: Arrays, source: str) -> ImageSet:
+    image_set = from_arrays(name, *arrays, spec.class_names, spec.superclasses, source)
     if spec.fingerprint not in (None, image_set.fingerprint):
         raise Rejected(
             f"its {len(image_set):,} images are not those of {name} "

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from embedood.data import glyphs
 from embedood.data.formats import (
     read_cifar_parquet,
     read_cifar_pickles,
     read_idx_set,
     read_packaged_digits,
+    read_packaged_glyphs,
 )
 from embedood.data.image_set import Superclasses
 from embedood.data.sources import Download, Folder, Packaged
@@ -178,5 +180,12 @@ SPECS: dict[str, Spec] = {
         },
         archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
         fingerprint="f4df5e6c0174d30eb57bd326b1191df5859b57b3e51e45be1788b41bc06a4602",
+    ),
+    "glyph-100": Spec(
+        class_names=glyphs.CLASS_NAMES,
+        superclasses=glyphs.SUPERCLASSES,
+        sources=(Packaged("matplotlib", read_packaged_glyphs),),
+        fingerprint="7f8d24c67faaa3c36cca749e4bda4f50ce46cce77e7eb1a57c5ed9e20a60107b",
+        help="Run `pip install matplotlib`: the fonts come inside that package (tested: 3.10, 3.11).",
     ),
 }

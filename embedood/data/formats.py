@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedood.data import glyphs
 from embedood.data.image_set import Arrays, canonical_order
 
 
@@ -99,6 +100,20 @@ def read_packaged_digits(folder: Path | None = None) -> Arrays:
         raise Rejected(f"{path} is damaged ({error})") from error
     images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
     return images, labels, _stratified_fifth(images, labels)
+
+
+def read_packaged_glyphs(folder: Path | None = None) -> Arrays:
+    """The stand-in for CIFAR-100, drawn with the fonts inside the package matplotlib.
+
+    The package itself is not imported. Drawing takes about ten seconds.
+    """
+    fonts = (folder or _package_folder("matplotlib")) / "mpl-data" / "fonts" / "ttf"
+    if not fonts.is_dir():
+        raise Absent(f"{fonts} is not there; `pip install matplotlib` brings it")
+    try:
+        return glyphs.read_glyphs(fonts)
+    except Exception as error:  # fontTools fails in a dozen ways on a damaged font
+        raise Rejected(f"the fonts in {fonts} cannot be drawn ({error!r})") from error
 
 
 def _package_folder(package: str) -> Path:

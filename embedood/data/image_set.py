@@ -29,7 +29,7 @@ class ImageSet:
         labels: int64, shape (N,), 0 … C−1.
         is_test: bool, shape (N,): the official test part.
         class_names: one name a class.
-        source: where the images came from, for people.
+        source: where the images came from, for people; no path of this machine.
         fingerprint: SHA-256 (hex) over images, labels and is_test: the same from every source.
         superclass_of: int64, shape (C,): the superclass of each class, or None.
         superclass_names: one name a superclass, empty where there are none.

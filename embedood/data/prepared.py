@@ -22,16 +22,16 @@ def folder() -> Path:
 
 
 def read(name: str, expected: str | None) -> tuple[Arrays, str, str] | None:
-    """Arrays, their fingerprint and their first source; None if absent, damaged or another's."""
+    """Arrays, their fingerprint and their first source; None if absent, damaged, older, or other."""
     try:
         with np.load(folder() / f"{name}.npz", allow_pickle=False) as kept:
             arrays = kept["images"], kept["labels"], kept["is_test"]
-            written, source = str(kept["fingerprint"]), str(kept["source"])
+            written, origin = str(kept["fingerprint"]), str(kept["origin"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
     if fingerprint(*arrays) != (expected or written):
         return None
-    return arrays, expected or written, source
+    return arrays, expected or written, origin
 
 
 def write(image_set: ImageSet) -> None:
@@ -56,7 +56,7 @@ def _write_atomically(image_set: ImageSet, path: Path) -> None:
                 labels=image_set.labels,
                 is_test=image_set.is_test,
                 fingerprint=image_set.fingerprint,
-                source=image_set.source,
+                origin=image_set.source,
             )
         os.replace(temporary, path)
     except BaseException:

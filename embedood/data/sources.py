@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from embedood.data import prepared
 from embedood.data.formats import Absent, Rejected, md5
@@ -24,8 +24,19 @@ TIMEOUT_SECONDS = 20.0
 
 CHUNK_BYTES = 1 << 18
 
-Attempt = tuple[str, Callable[[], Arrays]]
-"""A place, for people, and what reads the data set from it."""
+
+class Attempt(NamedTuple):
+    """One place to look into.
+
+    Attributes:
+        source: what the place is, without a path of this machine: it is published with results.
+        place: where it is, in full, for errors.
+        read: reads the data set from it.
+    """
+
+    source: str
+    place: str
+    read: Callable[[], Arrays]
 
 
 def data_folder(root: str | os.PathLike | None) -> Path | None:
@@ -52,12 +63,19 @@ class Folder:
         """One attempt for each of the places that exists; one that fails if none does."""
         base = Path(self.base) if self.base else data_folder(root)
         if base is None:
-            yield "EMBEDOOD_DATA", partial(_absent, "it is not set")
+            yield Attempt("", "EMBEDOOD_DATA", partial(_absent, "it is not set"))
         elif not base.is_dir():
-            yield f"folder {base}", partial(_absent if self.base else _reject, "no such folder")
+            fail = partial(_absent if self.base else _reject, "no such folder")
+            yield Attempt("", f"folder {base}", fail)
         else:
             for place in filter(lambda p: (base / p).is_dir(), self.places):
-                yield f"folder {base / place}", partial(self.read, base / place)
+                folder = base / place
+                yield Attempt(self._describe(place), f"folder {folder}", partial(self.read, folder))
+
+    def _describe(self, place: str) -> str:
+        if self.base:
+            return f"system folder {Path(self.base).name}"
+        return "data folder" if place == "." else f"folder {place}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,8 @@ class Packaged:
 
     def attempts(self, root: str | os.PathLike | None) -> Iterator[Attempt]:
         """The one attempt there is."""
-        yield f"package {self.package}", self.read
+        name = f"package {self.package}"
+        yield Attempt(name, name, self.read)
 
 
 @dataclass(frozen=True)
@@ -89,7 +108,7 @@ class Download:
     def attempts(self, root: str | os.PathLike | None) -> Iterator[Attempt]:
         """One attempt a mirror."""
         for mirror in self.mirrors:
-            yield mirror, partial(self._fetch_and_read, mirror)
+            yield Attempt(mirror, mirror, partial(self._fetch_and_read, mirror))
 
     def _fetch_and_read(self, mirror: str) -> Arrays:
         with tempfile.TemporaryDirectory(prefix="embedood-", dir=_writable_folder()) as temporary:
