@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from browser import CHROMIUM, Browser
+from building import build
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks")
@@ -35,16 +36,6 @@ def tracked_files() -> list[str]:
         ["git", "ls-files", "-z", "--", *SOURCES], cwd=ROOT, check=True, capture_output=True
     )
     return listed.stdout.decode().rstrip("\0").split("\0")
-
-
-def build(source: Path) -> subprocess.CompletedProcess[str]:
-    command = "from jupyter_book.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", command, "build", "-W", "-n", "--keep-going", str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

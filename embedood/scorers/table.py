@@ -26,7 +26,7 @@ from embedood.scorers.reconstruction import ClassReconstructionError, Reconstruc
 
 
 class Entry(NamedTuple):
-    """One line of the table; `source` holds citation keys with commas, empty for our own."""
+    """One line of the table; `source`: citation keys with commas, or `REPORT`, or empty for ours."""
 
     name: str
     title: str
@@ -44,7 +44,12 @@ def _fused(how: str) -> Fusion:
     return Fusion((Energy(), Mahalanobis(), NearestNeighbour()), how)
 
 
-_LEE = "lee2018mahalanobis"
+REPORT = "report"
+"""The source without a citation key: the unpublished project report of chapter 02."""
+
+_LEE, _REN = "lee2018mahalanobis", "ren2021,ledoit2004"
+_MIX = f"{_LEE},mclachlan2000"
+_NOISED = partial(ReconstructionError, True)
 
 _FAMILIES: dict[str, list[tuple[str, str, Callable[[], Scorer], str]]] = {
     "logits": [
@@ -58,10 +63,10 @@ _FAMILIES: dict[str, list[tuple[str, str, Callable[[], Scorer], str]]] = {
     ],
     "embeddings": [
         ("mahalanobis", "Mahalanobis distance", Mahalanobis, f"{_LEE},ledoit2004"),
-        ("relative_mahalanobis", "relative Mahalanobis", partial(Mahalanobis, True), "ren2021"),
-        ("gaussians_diagonal", "diagonal Gaussians", partial(ClassGaussians, "diagonal"), _LEE),
-        ("gaussians_tied", "Gaussians, one covariance", partial(ClassGaussians, "tied"), _LEE),
-        ("gaussians_full", "Gaussians, full covariances", partial(ClassGaussians, "full"), _LEE),
+        ("relative_mahalanobis", "relative Mahalanobis", partial(Mahalanobis, True), _REN),
+        ("gaussians_diagonal", "diagonal Gaussians", partial(ClassGaussians, "diagonal"), _MIX),
+        ("gaussians_tied", "Gaussians, one covariance", partial(ClassGaussians, "tied"), _MIX),
+        ("gaussians_full", "Gaussians, full covariances", partial(ClassGaussians, "full"), _MIX),
         ("nearest_neighbour", "k-th nearest neighbour", NearestNeighbour, "sun2022"),
         ("cosine_prototype", "cosine to class means", CosinePrototype, "techapanurak2020"),
         ("vim", "ViM, residual and energy", ViM, "wang2022"),
@@ -80,12 +85,12 @@ _FAMILIES: dict[str, list[tuple[str, str, Callable[[], Scorer], str]]] = {
         ("odin", "ODIN, perturbed image", ODIN, "liang2018"),
     ],
     "reconstruction": [
-        ("reconstruction", "reconstruction, clean image", ReconstructionError, ""),
-        ("reconstruction_noised", "reconstruction, noised", partial(ReconstructionError, True), ""),
+        ("reconstruction", "reconstruction, clean image", ReconstructionError, REPORT),
+        ("reconstruction_noised", "reconstruction, noised", _NOISED, REPORT),
         ("reconstruction_by_class", "reconstruction, for its class", ClassReconstructionError, ""),
     ],
     "fusion": [
-        ("fusion_rank", "fusion of three p-values", partial(_fused, "rank"), "fisher1925"),
+        ("fusion_rank", "fusion of three p-values", partial(_fused, "rank"), "fisher1925,vovk2005"),
         ("fusion_logistic", "fusion by logistic regression", partial(_fused, "logistic"), _LEE),
     ],
 }
