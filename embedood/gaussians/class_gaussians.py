@@ -33,8 +33,8 @@ class ClassGaussians(nn.Module):
     An update costs O(B·D), "tied" and "full" O(B·D²), and runs the same twice on CPU and CUDA.
 
     Source: Chan, Golub & LeVeque, 1979, combine scatters, without decay. The shrinkage is the mean
-    of an inverse Wishart posterior; Friedman, 1989, shrinks to a multiple of I by a fixed share, the
-    mean variance being the class's own.
+    of an inverse Wishart posterior; Friedman, 1989, shrinks to a multiple of I by a share that is the
+    same for classes with few samples and with many.
     """
 
     counts_: torch.Tensor
@@ -109,17 +109,14 @@ class ClassGaussians(nn.Module):
             self.running_scatter.mul_(self.decay).add_(rows.mT @ rows)
             return
         kept = self.decay * self.running_scatter[present]
-        step = max(1, ELEMENTS // kept[0].numel())
-        for part, at in zip(rows.split(step), places.split(step), strict=True):
-            kept = _sum_by_class(self._squares(part), at, kept)
-        self.running_scatter[present] = kept
-
-    def _squares(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return what each row adds to its class's scatter: B×1, B×D or B×D×D."""
         if self.covariance == "full":
-            return rows[:, :, None] * rows[:, None, :]
-        squares = rows.square()
-        return squares.mean(1, keepdim=True) if self.covariance == "spherical" else squares
+            _add_squares(rows, places, kept)
+        else:
+            squares = rows.square()
+            if self.covariance == "spherical":
+                squares = squares.mean(1, keepdim=True)
+            kept = _sum_by_class(squares, places, kept)
+        self.running_scatter[present] = kept
 
     def _add_weight(self, new: torch.Tensor, present: torch.Tensor) -> None:
         if self.covariance == "tied":
@@ -200,3 +197,15 @@ def _sum_by_class(rows: torch.Tensor, places: torch.Tensor, onto: torch.Tensor) 
     if rows.is_cuda:  # there index_add_ adds in any order, and on the CPU index_put_ does
         return onto.index_put_((places,), rows, accumulate=True)
     return onto.index_add_(0, places, rows)
+
+
+def _add_squares(rows: torch.Tensor, places: torch.Tensor, onto: torch.Tensor) -> None:
+    r"""Add $zz^\top$ of each row z onto its place, K×D×D, as one product a class."""
+    places, order = places.sort(stable=True)
+    step = max(1, ELEMENTS // onto[0].numel())
+    for part, of in zip(order.split(step), places.split(step), strict=True):
+        own, at, counts = of.unique_consecutive(return_inverse=True, return_counts=True)
+        rank = torch.arange(len(of)).to(at) - (counts.cumsum(0) - counts)[at]
+        padded = rows.new_zeros(len(own), int(counts.max()), rows.shape[1])
+        padded[at, rank] = rows[part]
+        onto[own] += padded.mT @ padded

@@ -37,7 +37,7 @@ def jsd(
     $O(SC^2D^2)$, memory is bounded; the generator may live on another device. Raises `ValueError`
     for fewer than 2 samples.
 
-    Source: Lin, 1991, in bits there.
+    Source: Lin, 1991.
     """
     entropies, variances = [], []
     for own, log_p in _log_densities(means, covariances, samples, generator):
@@ -64,7 +64,7 @@ def generalised_jsd(
     each class; with uneven priors an estimate near 0 may fall below it. Cost and errors as `jsd`,
     which it equals for two even classes, and `ValueError` for other priors.
 
-    Source: Lin, 1991, the generalised Jensen–Shannon divergence, in bits there.
+    Source: Lin, 1991, as generalised Jensen–Shannon divergence.
     """
     priors = checked_priors(priors, means)
     entropies, variances = [], []
