@@ -115,11 +115,10 @@ def gap(
     deviation of $\log W^*_k$ times $\sqrt{1+1/B}$. Without such a k, the one of largest gap. Curves:
     "gap" and "error", s.
 
-    Source: Tibshirani, Walther & Hastie, 2001, who also try k = 1. The samples get fewer starts than
-    the rows: uniform ones have no optimum to miss.
+    Source: Tibshirani, Walther & Hastie, 2001, who also try k = 1.
     """
     z, ks, runs = _prepared(embeddings, candidates, seed, runs)
-    sweeps = [KMeansRuns(r, seed, restarts=1) for r in _references(z, references, seed)]
+    sweeps = [KMeansRuns(r, seed, runs.restarts) for r in _references(z, references, seed)]
     expected = np.array([_log_inertias(sweep, ks) for sweep in sweeps])
     curve = expected.mean(0) - _log_inertias(runs, ks)
     error = expected.std(0) * np.sqrt(1 + 1 / references)

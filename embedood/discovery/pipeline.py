@@ -70,9 +70,9 @@ class Discovery:
     3 new classes of [40 35 30] rows
     >>> for label, row in enumerate(found.medoids, start=len(found.counts) - found.k):
     ...     print(f"class {label} looks like test row {row}")
-    class 5 looks like test row 1
-    class 6 looks like test row 2
-    class 7 looks like test row 3
+    class 5 looks like test row 114
+    class 6 looks like test row 122
+    class 7 looks like test row 156
 
     (The numbers are those of the made-up file of the tests.) Test labels are not looked at.
 
