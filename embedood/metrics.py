@@ -9,8 +9,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata, studentized_range
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    adjusted_rand_score,
+    average_precision_score,
+    normalized_mutual_info_score,
+    roc_auc_score,
+    roc_curve,
+)
+from sklearn.metrics.cluster import contingency_matrix
 
 from embedood.splits import UNSEEN
 
@@ -115,6 +123,59 @@ def confusion(decided: np.ndarray, labels: np.ndarray, num_classes: int) -> np.n
     table = np.zeros((num_classes + 1, num_classes + 1), dtype=int)
     np.add.at(table, (labels, decided), 1)  # −1 indexes the last row and column
     return table
+
+
+def cluster_accuracy(true: np.ndarray, found: np.ndarray) -> float:
+    r"""Return $\frac1N\max_\pi\#\{i:\pi(\hat y_i)=y_i\}$ over one-to-one matchings π of clusters to classes.
+
+    true N, found N: any numbers as names; there may be more clusters than classes or fewer, and rows
+    of an unmatched cluster are wrong. In (0, 1]. The matching is the Hungarian one.
+
+    Source: Xie et al., 2016.
+    """
+    _check_partitions(true, found)
+    table = contingency_matrix(true, found)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(true))
+
+
+def normalized_mutual_information(true: np.ndarray, found: np.ndarray) -> float:
+    r"""Return $2I(y;\hat y)/(H(y)+H(\hat y))$, in [0, 1], not corrected for chance."""
+    _check_partitions(true, found)
+    return float(normalized_mutual_info_score(true, found))
+
+
+def adjusted_rand_index(true: np.ndarray, found: np.ndarray) -> float:
+    """Return the share of pairs treated alike, corrected so that chance gives 0; in [−½, 1].
+
+    Source: Hubert & Arabie, 1985.
+    """
+    _check_partitions(true, found)
+    return float(adjusted_rand_score(true, found))
+
+
+def discovery_accuracy(
+    true: np.ndarray, found: np.ndarray, is_unseen: np.ndarray, num_known: int
+) -> float:
+    """Return the share of all rows answered right: known by its class, unseen by its class's cluster.
+
+    true N: the class of every row, also of the unseen; found N: a known class below `num_known` or
+    a discovered one. Clusters are matched one-to-one to unseen classes, to the most rows; a known
+    row called new, or an unseen one called known, is wrong. In [0, 1].
+    """
+    _check_partitions(true, found, is_unseen)
+    right = np.count_nonzero((found == true)[~is_unseen])
+    new = is_unseen & (found >= num_known)
+    if new.any():
+        right += round(cluster_accuracy(true[new], found[new]) * np.count_nonzero(new))
+    return right / len(true)
+
+
+def _check_partitions(*arrays: np.ndarray) -> None:
+    shapes = [np.shape(array) for array in arrays]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1 or not shapes[0][0]:
+        raise ValueError(
+            f"classes and clusters must be 1-D, of one length, not empty; got {shapes}"
+        )
 
 
 class Interval(NamedTuple):

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, torchmetrics and slow counts, ties included."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -233,3 +235,65 @@ def test_critical_difference_equals_the_table_of_demsar():
         assert metrics.critical_difference(methods, 14) == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match="got 1 on 3"):
         metrics.critical_difference(1, 3)
+
+
+# Clusters
+
+
+def best_matching(true, found):
+    """The share right under the best one-to-one matching, by trying them all."""
+    classes, clusters = np.unique(true), np.unique(found)
+    names = [*classes, *[-99] * len(clusters)]  # a cluster may stay without a class
+    tried = (dict(zip(clusters, p, strict=True)) for p in set(permutations(names, len(clusters))))
+    return max(np.mean([way[f] == t for t, f in zip(true, found, strict=True)]) for way in tried)
+
+
+@pytest.mark.parametrize(("classes", "clusters"), [(3, 3), (4, 2), (2, 4), (1, 3), (3, 1)])
+def test_cluster_accuracy_is_the_best_of_all_matchings(classes, clusters):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        true, found = 7 * rng.integers(classes, size=12) - 3, rng.integers(clusters, size=12)
+        reached = metrics.cluster_accuracy(true, found)
+        assert reached == pytest.approx(best_matching(true, found))
+
+
+def test_pairs_and_information_by_hand():
+    true, found = np.array([0, 0, 1, 1]), np.array([5, 5, 5, 2])
+    assert metrics.cluster_accuracy(true, found) == 3 / 4
+    # Of 6 pairs 2 are together in truth, 3 as found, 1 in both: by chance 2·3/6 would be.
+    assert metrics.adjusted_rand_index(true, found) == pytest.approx((1 - 1) / (2.5 - 1))
+    both = sum(p * np.log(p / q) for p, q in [(0.5, 0.375), (0.25, 0.375), (0.25, 0.125)])
+    entropies = np.log(2) - 0.75 * np.log(0.75) - 0.25 * np.log(0.25)
+    information = metrics.normalized_mutual_information(true, found)
+    assert information == pytest.approx(2 * both / entropies)
+
+
+def test_accuracy_over_known_and_new_classes_by_hand():
+    #  known: right, wrong, called new | unseen: two together, one strayed, one called known
+    true = np.array([0, 1, 1, 8, 8, 8, 9])
+    found = np.array([0, 0, 2, 2, 2, 3, 1])
+    is_unseen = true >= 8
+    assert metrics.discovery_accuracy(true, found, is_unseen, 2) == 3 / 7
+    found[-1] = 3  # its cluster now takes the class 9, and the row that strayed stays wrong
+    assert metrics.discovery_accuracy(true, found, is_unseen, 2) == 4 / 7
+    assert metrics.discovery_accuracy(true, np.zeros(7, int), is_unseen, 2) == 1 / 7
+
+
+def test_accuracy_over_all_classes_is_the_best_of_all_matchings():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        true, found = rng.integers(5, size=12), rng.integers(6, size=12)
+        unseen = true >= 3
+        new = unseen & (found >= 3)
+        expected = np.sum((true == found) & ~unseen)
+        if new.any():
+            expected += best_matching(true[new], found[new]) * new.sum()
+        assert metrics.discovery_accuracy(true, found, unseen, 3) == pytest.approx(expected / 12)
+
+
+@pytest.mark.parametrize("bad", [np.array([], int), np.zeros(3, int), np.zeros((2, 2), int)])
+def test_partitions_that_do_not_fit_are_refused(bad):
+    fine = bad if not bad.size else np.zeros(2, int)
+    for metric in (metrics.cluster_accuracy, metrics.adjusted_rand_index):
+        with pytest.raises(ValueError, match="1-D, of one length, not empty"):
+            metric(fine, bad)
