@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,3 +95,15 @@ def _c(): ...
 def test_what_is_long_or_silent_is_noticed():
     assert list(long_functions(EXAMPLE, most=2)) == ["long: 3 lines"]
     assert list(undocumented(EXAMPLE)) == ["the module", "A"]
+
+
+def test_nothing_published_tells_a_path_of_a_machine():
+    """What a reader gets names the project's folders, never those of the machine that ran it."""
+    published = [*ROOT.glob("book/published/*.json"), *ROOT.glob("notebooks/*.ipynb")]
+    assert published
+    leaks = [
+        f"{path.name}: {found[0]}"
+        for path in published
+        for found in re.finditer(r"/(?:home|root|work|Users|tmp)/[\w./-]+", path.read_text("utf-8"))
+    ]
+    assert leaks == []

@@ -142,7 +142,9 @@ def test_kill_9_then_continue(project, victim):
         engine = subprocess.Popen(engine_command(), stdout=log, stderr=log)
     wait_for(lambda: pids.exists() and pids.read_text().count(" "), "the slow notebook", engine)
     wait_for((folder / "01_first.ipynb").exists, "the fast notebook", engine)
-    time.sleep(5.0)  # a busy engine takes its time to note that the fast notebook is done
+    # A busy engine takes its time to note this; then only the slow one's two outputs are incomplete.
+    incomplete = project / ".snakemake" / "incomplete"
+    wait_for(lambda: len(list(incomplete.rglob("*"))) == 2, "the engine to note it", engine)
     papermill, kernel = map(int, pids.read_text().split())
     os.kill(
         {"engine": engine.pid, "papermill": papermill, "kernel": kernel}[victim], signal.SIGKILL
