@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,7 +20,10 @@ COLOURS = {
     "threshold": "#333333",
     "reference": "#999999",
 }
+# For what has no role: the rest of the palette, after the four roles' own.
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 STYLE: dict[str, Any] = {
+    "axes.prop_cycle": cycler(color=CYCLE),
     "figure.dpi": 110,
     "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
