@@ -39,7 +39,8 @@ def small_book(folder: Path, references: str, aurocs: dict[str, float]) -> Path:
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("published"))
     shutil.copy(ROOT / "_config.yml", folder)
     (folder / "book" / "references.bib").write_text(references, encoding="utf-8")
-    chapters = ["book/catalogue", "book/bibliography"]
+    (folder / "book" / "glyph_100.md").write_text("# A page that the catalogue links to\n")
+    chapters = ["book/catalogue", "book/bibliography", "book/glyph_100"]
     if aurocs:
         numbers = {f"mean_auroc.{name}": {"value": value} for name, value in aurocs.items()}
         numbers |= {"best_mean_auroc": {"value": 0.5}}
