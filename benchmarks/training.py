@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from embedood import config, losses, models, runtime, training
+from embedood import config, losses, models, objectives, runtime, training
 
 runtime.import_torchvision()
 from torchvision import transforms  # noqa: E402
@@ -82,7 +82,7 @@ def ours(experiment: config.Experiment, images: np.ndarray, labels: np.ndarray) 
     model = models.DenoisingClassifier(CLASSES, experiment.network.width)
     model = model.to(memory_format=torch.channels_last)
     data = training.TrainingSet(torch.from_numpy(images), torch.from_numpy(labels))
-    objective = training.classification_objective(experiment)
+    objective = objectives.classification(experiment)
     started = time.perf_counter()
     training.train(model, objective, data, experiment.schedule, seed=0, quiet=True)
     return time.perf_counter() - started

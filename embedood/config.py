@@ -42,6 +42,9 @@ class Network:
 
     architecture: str = "denoising"  # a name of models.ARCHITECTURES
     width: int = 64  # channels of the first stage; later stages have 2× and 4×
+    head: str = "linear"  # a name of models.HEADS
+    dimensions: int = 0  # of the embedding; 0 = as many as the network has features
+    temperature: float = 1.0  # of the head; a cosine is divided by it, a squared distance too
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ class Noise:
     noised_share: float = 0.5  # of each training batch; the rest stays clean
     shift: int = 0  # augmentation: random translation by up to this many pixels
     affine: float = 0.0  # augmentation: strength of random rotation, scale and shear, usually 1
+    flip: float = 0.0  # augmentation: probability of a left-right mirror image
 
 
 @dataclass(frozen=True)
 class Losses:
-    """How the parts of the objective are weighed."""
+    """What is made small, and how the parts of it are weighed."""
 
+    objective: str = "classification"  # a name of objectives.OBJECTIVES
     denoising_weight: float = 4.0
     overconfidence_weight: float = 1.0  # k of the classification loss
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
@@ -67,6 +72,7 @@ class Losses:
     outlier_weight: float = 0.0  # KL(uniform || p) on pseudo-OOD made from the batch
     outlier_recipe: str = "report"  # a name of noise.OUTLIERS
     turning_weight: float = 0.0  # class × quarter turn on a second head, half of the batch turned
+    pull_weight: float = 0.0  # of the squared distance to the own class's prototype
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Schedule:
     batch_size: int = 128
     learning_rate: float = 3e-3  # the peak of OneCycle
     weight_decay: float = 0.02
+    ways: int = 0  # classes of an episode, which has `batch_size` images; 0 = shuffled batches
+    shots: int = 5  # of each class of an episode, its support; the others are the queries
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,20 @@ _COMPACT = {
     "learning_rate": 0.01,
 }
 
+# A network for photographs of many classes; the data's own settings are those of `BY_DATA`.
+_EMBEDDING = {
+    "data_name": "cifar100",
+    "architecture": "residual",
+    "width": 16,
+    "noised_share": 0.0,
+    "shift": 4,
+    "overconfidence_weight": 0.0,
+    "std_weight": 0.0,
+    "epochs": 15,
+    "learning_rate": 0.01,
+}
+_COSINE = {"head": "cosine", "temperature": 0.0625}
+
 _SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
 
 # What a preset changes against the defaults above, which are the report's recipe.
@@ -183,20 +205,36 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact_turning": _COMPACT | _SMOOTHED | {"architecture": "turning", "turning_weight": 1.0},
     "compact_outliers": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "shapes"},
     "compact_exposed": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "photos"},
+    "cross_entropy": _EMBEDDING,
+    "smoothed": _EMBEDDING | {"label_smoothing": 0.1},
+    "dce": _EMBEDDING | {"head": "prototypes", "temperature": 0.5},
+    "gcpl": _EMBEDDING | {"head": "prototypes", "pull_weight": 0.001},
+    "episodes": _EMBEDDING
+    | {"objective": "episodes", "head": "prototypes", "ways": 20, "batch_size": 200},
+    "cosine": _EMBEDDING | _COSINE,
+    "contrastive": _EMBEDDING
+    | {"objective": "contrastive", "head": "cosine", "temperature": 0.1, "batch_size": 256},
+}
+
+# What follows the data unless it is given. Letters have no mirror images of the same class.
+BY_DATA: dict[str, dict[str, Any]] = {
+    "mnist-5k": {"validation": 500},
+    "cifar100": {"validation": 4000, "flip": 0.5},
+    "glyph-100": {"validation": 800},
 }
 
 
 def preset(name: str, **overrides: Any) -> Experiment:
     """Return a named experiment with flat overrides.
 
-    `validation` follows the data unless it is given: 5,000 images, a tenth of that on `mnist-5k`.
+    What `BY_DATA` says of the data set follows it unless it is given: the number of validation images,
+    5,000 otherwise, and mirror images.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}")
     settings = PRESETS[name] | overrides
-    if settings.get("data_name") == "mnist-5k":
-        settings = {"validation": 500} | settings
-    return Experiment().with_(**settings)
+    of_data = BY_DATA.get(settings.get("data_name", ""), {})
+    return Experiment().with_(**(of_data | settings))
 
 
 def from_dict(stored: dict[str, Any]) -> Experiment:

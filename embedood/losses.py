@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from embedood.models import squared_distances
+
 SURE = 1e-6  # p is kept this far below 1, where log(1 − p) has no bound
 
 
@@ -78,3 +80,54 @@ def turning(
     """
     target = labels + turns * (logits.shape[1] // 3)
     return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+
+
+def pull(embedding: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    r"""Half the squared distance to the own prototype, $\frac12\|z-m_y\|^2$, mean over the batch.
+
+    Embedding B×D, prototypes C×D. Beside distance-based cross-entropy it makes GCPL.
+
+    Source: Yang et al., 2018, "Robust classification with convolutional prototype learning", whose
+    code sums over the batch.
+    """
+    return (embedding.float() - prototypes[labels]).square().sum(1).mean() / 2
+
+
+def supervised_contrastive(
+    embedding: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1
+) -> torch.Tensor:
+    r"""Pull images of one class together on the sphere, away from all others of the batch.
+
+    $L=-\frac1B\sum_i\frac1{|P(i)|}\sum_{p\in P(i)}\log\frac{e^{s_{ip}}}{\sum_{a\ne i}e^{s_{ia}}}$,
+    $s_{ij}=z_i\cdot z_j/T$, unit embeddings B×D, P(i) the others of i's
+    class. Images without another of their class do not count; a batch of only such gives 0.
+
+    Source: Khosla et al., 2020, "Supervised contrastive learning", $L_{out}$.
+    """
+    z = F.normalize(embedding.float())
+    myself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_p = (z @ z.T / temperature).masked_fill(myself, -torch.inf).log_softmax(1)
+    positive = (labels[:, None] == labels) & ~myself
+    count = positive.sum(1)
+    per_image = log_p.masked_fill(~positive, 0).sum(1) / count.clamp_min(1)
+    return -per_image.sum() / (count > 0).sum().clamp_min(1)
+
+
+def episode_logits(
+    embedding: torch.Tensor, ways: int, shots: int, temperature: float = 1.0
+) -> torch.Tensor:
+    r"""Logits of the queries of an episode, $-\|z-\bar z_c\|^2/T$, W·Q×W, for cross-entropy.
+
+    Embedding W·(S+Q)×D, class by class, the `shots` S of its support first: their mean is the
+    class's prototype. Raises `ValueError` for rows that do not divide so, or leave no query.
+
+    Source: Snell et al., 2017, "Prototypical networks for few-shot learning".
+    """
+    each = len(embedding) // max(ways, 1)
+    if ways < 2 or len(embedding) != ways * each or not 1 <= shots < each:
+        raise ValueError(
+            f"{len(embedding)} rows are not {ways} classes of {shots} shots and some queries each"
+        )
+    z = embedding.float().view(ways, each, -1)
+    queries = z[:, shots:].flatten(0, 1)
+    return -squared_distances(queries, z[:, :shots].mean(1)) / temperature

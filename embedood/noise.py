@@ -213,6 +213,14 @@ def random_affine(images: Images, generator: Generator, strength: float) -> Imag
     return F.grid_sample(images, grid, align_corners=False)
 
 
+def random_flip(images: Images, generator: Generator, probability: float) -> Images:
+    """Mirror each image left to right with the given probability; 0 draws nothing."""
+    if probability == 0:
+        return images
+    flipped = _uniform((len(images), 1, 1, 1), images, generator) < probability
+    return torch.where(flipped, images.flip(3), images)
+
+
 def _uniform(shape: tuple[int, ...], like: Images, generator: Generator) -> torch.Tensor:
     return torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
 

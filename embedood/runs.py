@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from embedood import data, models, runtime, splits, training
+from embedood import data, models, objectives, runtime, splits, training
 from embedood.config import Experiment
 from embedood.models import Classifier
 from embedood.splits import Split
@@ -81,6 +81,9 @@ def build(experiment: Experiment, split: Split) -> Classifier:
             len(split.known_classes),
             experiment.network.width,
             split.train.images.shape[1],
+            head=experiment.network.head,
+            dimensions=experiment.network.dimensions,
+            temperature=experiment.network.temperature,
         )
     return model.to(memory_format=models.memory_format(model))  # type: ignore[call-overload]
 
@@ -98,19 +101,38 @@ def _train(
     labels = torch.from_numpy(split.train.labels).to(device)
     history = training.train(
         model.to(device),
-        training.classification_objective(experiment),
+        objectives.of(experiment),
         training.TrainingSet(images, labels),
         experiment.schedule,
         experiment.seed,
         folder / "checkpoint.pt",
         quiet,
     )
+    if experiment.losses.objective in objectives.LEAVE_THE_HEAD:
+        assert not isinstance(model.head, models.LinearHead), "objectives.of refuses it"
+        model.head.set_means(class_means(model.eval(), images, labels))
     weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     save_file(weights, folder / "weights.partial")
     (folder / "weights.partial").replace(folder / "weights.safetensors")
     _write(folder / "history.json", history)
     _write(folder / "provenance.json", _provenance(history, device))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+@torch.inference_mode()
+def class_means(
+    model: Classifier, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 512
+) -> torch.Tensor:
+    """Return the mean embedding of each class, C×D, of uint8 images on the model's device."""
+    form = models.memory_format(model)
+    z = torch.cat(
+        [
+            model(batch.float().div_(255).contiguous(memory_format=form)).embedding.float()
+            for batch in images.split(batch_size)
+        ]
+    )
+    sums = z.new_zeros(int(labels.max()) + 1, z.shape[1]).index_add_(0, labels, z)
+    return sums / labels.bincount()[:, None]
 
 
 def _provenance(history: list[dict[str, float]], device: torch.device) -> dict[str, Any]:

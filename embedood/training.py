@@ -1,10 +1,9 @@
-"""The one training loop, written out, and the objective that classifiers minimise."""
+"""The one training loop, written out."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from embedood import losses, models, noise, runtime
-from embedood.config import Experiment, Schedule
-
-Objective = Callable[
-    [nn.Module, torch.Tensor, torch.Tensor, torch.Generator], dict[str, torch.Tensor]
-]
+from embedood import runtime, samplers
+from embedood.config import Schedule
+from embedood.objectives import Objective
 
 
 @dataclass
@@ -40,15 +36,17 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the model in place and return one row of means per epoch.
 
-    AdamW under OneCycle; each epoch visits every image once, in an order drawn from the seed. With a
-    `checkpoint` path the whole state is kept there after each epoch, and a call that finds one goes on
-    from it to the identical end. `quiet` hides the bar; by default it shows only on a terminal.
+    AdamW under OneCycle; each epoch visits every image once, in an order drawn from the seed, or
+    draws as many batches of episodes. With a `checkpoint` path the whole state is kept there after
+    each epoch, and a call that finds one goes on from it to the identical end. `quiet` hides the bar;
+    by default it shows only on a terminal.
 
     Raises `FloatingPointError` when the loss is no longer finite.
     """
     device = data.images.device
     generator = runtime.generator(seed, "training", device=device)
     steps = -(-len(data.images) // schedule.batch_size)
+    batches = samplers.of(schedule)
     optimizer = torch.optim.AdamW(
         model.parameters(), weight_decay=schedule.weight_decay, fused=True
     )
@@ -59,9 +57,8 @@ def train(
     history = state.restore(checkpoint)
     model.train()
     for epoch in range(len(history), schedule.epochs):
-        order = torch.randperm(len(data.images), generator=generator, device=device)
-        meter = _Meter(f"epoch {epoch + 1}/{schedule.epochs}", len(order), quiet)
-        for batch in order.split(schedule.batch_size):
+        meter = _Meter(f"epoch {epoch + 1}/{schedule.epochs}", len(data.images), quiet)
+        for batch in batches(data.labels, generator):
             images = data.images[batch].float().div_(255)
             with runtime.autocast(device):
                 terms = objective(model, images, data.labels[batch], generator)
@@ -73,75 +70,6 @@ def train(
         history.append(meter.close())
         state.save(checkpoint, history)
     return history
-
-
-def classification_objective(experiment: Experiment) -> Objective:
-    """Return the report's objective: classify and denoise, part of each batch noised.
-
-    loss = classification + `std_weight` · L_std + `denoising_weight` · L_den
-    (+ `outlier_weight` · KL(U‖p) on pseudo-OOD made from the batch)
-    (+ `turning_weight` · L_turn, half of the batch being shown turned as well). A network without a
-    decoder is trained without L_den.
-    """
-    weights = experiment.losses
-    weight_of = {
-        "classification": 1.0,
-        "std": weights.std_weight,
-        "mse": weights.denoising_weight,
-        "outlier": weights.outlier_weight,
-        "turning": weights.turning_weight,
-    }
-
-    def objective(
-        model: nn.Module, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
-        clean, shown, turns = _shown(experiment, images, generator)
-        answer = model(shown.contiguous(memory_format=models.memory_format(model)))
-        logits, known = answer.logits[: len(clean)], len(turns)
-        terms = {
-            "classification": losses.overconfidence(
-                logits, labels, weights.overconfidence_weight, weights.label_smoothing
-            ),
-            "std": losses.std_of_wrong(logits, labels),
-        }
-        if answer.reconstruction is not None:
-            terms["mse"] = losses.denoising(answer.reconstruction[: len(clean)], clean)
-        if weights.outlier_weight:
-            terms["outlier"] = losses.uniformity(answer.logits[known:])
-        if weights.turning_weight:
-            second_head = model.get_submodule("turned")
-            of_turned = torch.cat([labels, labels[: known - len(labels)]])
-            terms["turning"] = losses.turning(
-                second_head(answer.embedding[:known]), of_turned, turns, weights.label_smoothing
-            )
-        loss = sum((weight_of[n] * term for n, term in terms.items()), start=torch.zeros(()))
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        return {"loss": loss, "accuracy": accuracy} | terms
-
-    return objective
-
-
-def _shown(
-    experiment: Experiment, images: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the clean batch, what the network sees, and how the known ones in it are turned.
-
-    The network sees the batch, some of it noised, then half of it turned, then pseudo-OOD.
-    """
-    noised, weights = experiment.noise, experiment.losses
-    clean = noise.random_affine(images, generator, noised.affine)
-    clean = noise.random_shift(clean, generator, noised.shift)
-    count = round(noised.noised_share * len(clean))
-    square = (noised.square_min, noised.square_max)
-    spoiled = noise.denoising_noise(clean[:count], generator, noised.sigma, square)
-    shown = torch.cat([spoiled, clean[count:]])
-    turns = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
-    if weights.turning_weight:
-        turned, how = noise.turn(clean[: len(clean) // 2], generator)
-        shown, turns = torch.cat([shown, turned]), torch.cat([turns, how])
-    if weights.outlier_weight:
-        shown = torch.cat([shown, noise.spoil(clean, weights.outlier_recipe, generator)])
-    return clean, shown, turns
 
 
 class _State:

@@ -133,6 +133,12 @@ def test_shared_runs_are_as_good_as_those_of_scikit_learn():
     np.testing.assert_allclose(runs.distances[3, 5], np.linalg.norm(z[3] - z[5]))
 
 
+def test_of_many_classes_that_lie_apart_none_is_missed():
+    z, labels = blobs(30, per_class=10, d=30)
+    assert adjusted_rand_score(labels, KMeans(30, n_init=1, random_state=0).fit(z).labels_) < 1
+    assert adjusted_rand_score(labels, KMeansRuns(z, restarts=1)(30).labels) == 1
+
+
 # Clusterings
 
 
@@ -176,9 +182,11 @@ def merging_cost(z, a, b, name):
 @pytest.mark.parametrize("shape", ["spherical", "diagonal", "tied"])
 def test_mixtures_are_the_slow_em(shape):
     z, labels = blobs(3, per_class=30, d=3, apart=4.0)
+    kept = (labels > 0) | (np.arange(90) < 30)  # of unequal sizes
+    z, labels = z[kept], labels[kept]
     model = mixture(z, labels, shape)
     within = sum(np.square(z[labels == c] - z[labels == c].mean(0)).sum() for c in range(3))
-    floor = {"spherical": 0.05, "diagonal": 0.05, "tied": 1e-6}[shape] * within / (3 * 87)
+    floor = {"spherical": 0.05, "diagonal": 0.05, "tied": 1e-6}[shape] * within / (3 * (len(z) - 3))
     responsibilities = np.eye(3)[labels]
     for _ in range(model.n_iter_ + 1):
         weights = responsibilities.mean(0)
@@ -233,6 +241,13 @@ def test_estimators_find_the_number_of_separated_gaussians(name, k):
         np.testing.assert_array_equal(found.curves[curve], again.curves[curve])
 
 
+@pytest.mark.parametrize(("k", "rows", "apart"), [(5, 40, 6.0), (20, 60, 6.0), (20, 100, 5.0)])
+def test_the_dirichlet_process_sees_classes_in_many_dimensions(k, rows, apart):
+    """A prior of the variances of all rows misses one of these cases, that within k-means another."""
+    z, _ = blobs(k, rows, 32, apart)
+    assert counting.dirichlet_process(z, range(2, 51)).k == k
+
+
 @pytest.mark.parametrize("k", [3, 6, 9])
 def test_probe_classes_find_the_number_of_separated_gaussians(k):
     """Never too few, and up to a half too many: where accuracies tie at 1, the largest k is taken."""
@@ -252,14 +267,14 @@ def digit_estimates():
 
 
 DIGIT_BANDS = {
-    "bic": (6, 10), "dirichlet_process": (11, 15), "silhouette": (5, 7), "gap": (8, 15),
+    "bic": (6, 10), "dirichlet_process": (8, 13), "silhouette": (5, 7), "gap": (8, 15),
     "probe_classes": (6, 12),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "band"), DIGIT_BANDS.items())
 def test_numbers_of_real_digits_stay_in_their_bands(name, band):
-    """There are five. Found at first: 8, 14, 6, 11 and 9, for digits have several styles."""
+    """There are five. Found at first: 8, 10, 6, 11 and 9, for digits have several styles."""
     assert band[0] <= digit_estimates()[name].k <= band[1]
 
 

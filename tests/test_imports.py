@@ -23,6 +23,7 @@ ORDER = [
     "gaussians",
     "losses",
     "samplers",
+    "objectives",
     "training",
     "runs",
     "outputs",

@@ -88,3 +88,45 @@ def test_turning_is_the_cross_entropy_over_class_and_turn():
     p = logits.softmax(1)
     by_hand = -(p[0, 0].log() + p[1, 3].log() + p[2, 5].log()) / 3
     assert losses.turning(logits, labels, turns).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_pull_is_half_the_squared_distance_to_the_own_prototype():
+    z = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    prototypes = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    assert losses.pull(z, torch.tensor([0, 1]), prototypes).item() == pytest.approx((4 + 25) / 4)
+
+
+def test_supervised_contrastive_by_a_slow_loop():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(7, 3, generator=generator))
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 1])  # the 2 is alone and does not count
+    terms = []
+    for i in range(7):
+        others = [a for a in range(7) if a != i]
+        friends = [p for p in others if labels[p] == labels[i]]
+        total = sum(torch.exp(z[i] @ z[a] / 0.2) for a in others)
+        parts = [torch.log(torch.exp(z[i] @ z[p] / 0.2) / total) for p in friends]
+        if parts:
+            terms.append(-sum(parts) / len(parts))
+    wanted = sum(terms) / len(terms)
+    torch.testing.assert_close(losses.supervised_contrastive(z, labels, 0.2), wanted)
+
+
+def test_supervised_contrastive_without_any_pair_is_zero_and_differentiable():
+    z = torch.nn.functional.normalize(torch.randn(3, 4)).requires_grad_()
+    loss = losses.supervised_contrastive(z, torch.arange(3))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(z.grad).all()
+
+
+def test_an_episode_by_hand():
+    z = torch.tensor([[0.0], [2.0], [0.5], [10.0], [12.0], [9.0]])  # means 1 and 11
+    logits = losses.episode_logits(z, ways=2, shots=2)
+    torch.testing.assert_close(logits, -torch.tensor([[0.25, 110.25], [64.0, 4.0]]))
+
+
+@pytest.mark.parametrize(("ways", "shots"), [(1, 2), (2, 3), (2, 0), (4, 1)])
+def test_rows_that_are_no_episode_are_refused(ways, shots):
+    with pytest.raises(ValueError, match=f"6 rows are not {ways} classes of {shots} shots"):
+        losses.episode_logits(torch.zeros(6, 2), ways, shots)

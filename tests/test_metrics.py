@@ -277,6 +277,8 @@ def test_accuracy_over_known_and_new_classes_by_hand():
     found[-1] = 3  # its cluster now takes the class 9, and the row that strayed stays wrong
     assert metrics.discovery_accuracy(true, found, is_unseen, 2) == 4 / 7
     assert metrics.discovery_accuracy(true, np.zeros(7, int), is_unseen, 2) == 1 / 7
+    assert metrics.discovery_accuracy(true, np.full(7, 4), is_unseen, 2) == 3 / 7
+    assert metrics.discovery_accuracy(true[:4], np.full(4, 4), is_unseen[:4], 2) == 1 / 4
 
 
 def test_accuracy_over_all_classes_is_the_best_of_all_matchings():

@@ -148,3 +148,12 @@ def test_turns_are_named_as_they_were_done():
     turned, turns = noise.turn(clean, runtime.generator(0))
     for image, after, how in zip(clean, turned, turns.tolist(), strict=True):
         assert torch.equal(after, image.rot90({1: 1, 2: 3}[how], (1, 2)))
+
+
+def test_a_flip_mirrors_about_the_given_share_of_images():
+    images = torch.rand(400, 1, 2, 3, generator=runtime.generator(1))
+    flipped = noise.random_flip(images, runtime.generator(0), 0.25)
+    is_mirror = (flipped == images.flip(3)).all((1, 2, 3))
+    assert ((flipped == images).all((1, 2, 3)) ^ is_mirror).all()
+    assert 60 < is_mirror.sum() < 140  # five standard deviations around 100
+    assert noise.random_flip(images, runtime.generator(0), 0.0) is images

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from embedood.models import heads
+from embedood.models.heads import Head
 
 
 class Forward(NamedTuple):
@@ -21,7 +24,7 @@ class Forward(NamedTuple):
 class Classifier(nn.Module):
     """Base of all networks here: `forward` answers with `Forward`, `head` is the last layer."""
 
-    head: nn.Linear
+    head: Head
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
@@ -91,7 +94,7 @@ class DenoisingClassifier(Classifier):
             BasicBlock(w, 2 * w, stride=2), BasicBlock(2 * w, 2 * w),
         )  # fmt: skip
         self.stage3 = nn.Sequential(BasicBlock(2 * w, 4 * w, stride=2), BasicBlock(4 * w, 4 * w))
-        self.head = nn.Linear(4 * w, num_classes)
+        self.head = heads.LinearHead(4 * w, num_classes)
         self.decoder = nn.Sequential(
             BasicBlock(2 * w, 2 * w), BasicBlock(2 * w, w, upsample=True),
             BasicBlock(w, w), BasicBlock(w, w),
@@ -104,28 +107,63 @@ class DenoisingClassifier(Classifier):
         return Forward(self.head(embedding), embedding, self.decoder(features))
 
 
-class CompactClassifier(Classifier):
+class EmbeddingClassifier(Classifier):
+    """Pooled features, then a neck that makes the embedding of them, then a head (see `heads`)."""
+
+    def __init__(
+        self,
+        features: nn.Module,
+        channels: int,
+        num_classes: int,
+        head: str = "linear",
+        dimensions: int = 0,
+        temperature: float = 1.0,
+    ):
+        super().__init__()
+        self.features = features
+        self.neck, self.head = heads.make(head, channels, num_classes, dimensions, temperature)
+
+    def forward(self, images: torch.Tensor) -> Forward:
+        embedding = self.neck(self.features(images).mean((2, 3)))
+        return Forward(self.head(embedding), embedding, None)
+
+
+class CompactClassifier(EmbeddingClassifier):
     """Three stages of two 3×3 convolutions, w, 2w and 4w channels wide, pooled by two in between.
 
-    Batch norm and ReLU follow each convolution. The embedding is the average of the last stage over
-    the image, D = 4w, non-negative. On 28×28 images it costs a fifth of `DenoisingClassifier`.
+    Batch norm and ReLU follow each convolution; 4w features are averaged over the image. On 28×28
+    images it costs a fifth of `DenoisingClassifier`.
 
     Source: ours, after Simonyan & Zisserman, 2015, "Very deep convolutional networks…".
     """
 
-    def __init__(self, num_classes: int, width: int = 32, channels: int = 1):
-        super().__init__()
+    def __init__(self, num_classes: int, width: int = 32, channels: int = 1, **head: Any):
         w = width
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             _layer(channels, w), _layer(w, w), nn.MaxPool2d(2),
             _layer(w, 2 * w), _layer(2 * w, 2 * w), nn.MaxPool2d(2),
             _layer(2 * w, 4 * w), _layer(4 * w, 4 * w),
         )  # fmt: skip
-        self.head = nn.Linear(4 * w, num_classes)
+        super().__init__(features, 4 * w, num_classes, **head)
 
-    def forward(self, images: torch.Tensor) -> Forward:
-        embedding = self.features(images).mean((2, 3))
-        return Forward(self.head(embedding), embedding, None)
+
+class ResidualClassifier(EmbeddingClassifier):
+    """A stem of w channels, then three stages of 2w, 4w and 8w, each halving the side first.
+
+    A stage is a 3×3 convolution and one `BasicBlock`; 8w features are averaged over the image. Made
+    for 32×32 photographs: pooling before widening keeps most of the work on small images.
+
+    Source: ours, after He et al., 2016, and the nine-layer residual networks of fast CIFAR training.
+    """
+
+    def __init__(self, num_classes: int, width: int = 16, channels: int = 3, **head: Any):
+        w = width
+        stages = [(w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)]
+        features = nn.Sequential(
+            _layer(channels, w),
+            *(nn.Sequential(nn.MaxPool2d(2), _layer(i, o), BasicBlock(o, o)) for i, o in stages),
+        )
+        super().__init__(features, 8 * w, num_classes, **head)
 
 
 class TurningClassifier(CompactClassifier):
@@ -138,9 +176,9 @@ class TurningClassifier(CompactClassifier):
     Lee et al., 2020, "Self-supervised label augmentation…"; no half turns, which confuse 6 and 9.
     """
 
-    def __init__(self, num_classes: int, width: int = 32, channels: int = 1):
-        super().__init__(num_classes, width, channels)
-        self.turned = nn.Linear(4 * width, 3 * num_classes)
+    def __init__(self, num_classes: int, width: int = 32, channels: int = 1, **head: Any):
+        super().__init__(num_classes, width, channels, **head)
+        self.turned = nn.Linear(self.head.weight.shape[1], 3 * num_classes)
 
 
 def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -149,19 +187,30 @@ def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
-ARCHITECTURES: dict[str, Callable[[int, int, int], Classifier]] = {
+ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "denoising": DenoisingClassifier,
     "compact": CompactClassifier,
     "turning": TurningClassifier,
+    "residual": ResidualClassifier,
 }
 
 
-def build(architecture: str, num_classes: int, width: int, channels: int) -> Classifier:
-    """Return a network of `ARCHITECTURES` with random weights; `ValueError` for an unknown name."""
+def build(
+    architecture: str, num_classes: int, width: int, channels: int, **head: Any
+) -> Classifier:
+    """Return a network of `ARCHITECTURES` with random weights.
+
+    `head`, `dimensions` and `temperature` are those of `heads.make`; the denoising classifier has none
+    but the linear one. Raises `ValueError` for an unknown name.
+    """
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"unknown architecture {architecture!r}; the architectures are {known}")
-    return ARCHITECTURES[architecture](num_classes, width, channels)
+    if architecture == "denoising":
+        if head.get("head", "linear") != "linear" or head.get("dimensions"):
+            raise ValueError(f"the denoising classifier has a linear head of its own, got {head}")
+        head = {}
+    return ARCHITECTURES[architecture](num_classes, width, channels, **head)
 
 
 def count_parameters(model: nn.Module) -> int:
