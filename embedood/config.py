@@ -83,6 +83,8 @@ class Schedule:
     batch_size: int = 128
     learning_rate: float = 3e-3  # the peak of OneCycle
     weight_decay: float = 0.02
+    averaging: float = 0.0  # decay, per step, of a moving average of the weights; 0 = the last ones
+    first_side: int = 0  # pixels of the images in the first epoch, growing to all; 0 = all at once
     ways: int = 0  # classes of an episode, which has `batch_size` images; 0 = shuffled batches
     shots: int = 5  # of each class of an episode, its support; the others are the queries
 

@@ -253,3 +253,21 @@ def plot_points(
     ax.set(xticks=[], yticks=[])
     ax.legend(loc="best")
     return ax
+
+
+def plot_dots(
+    means: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float] | None] | None = None,
+    ax: Axes | None = None,
+    roles: Mapping[str, str] | None = None,
+) -> Axes:
+    """Draw a dot and its 95 % interval for each name, the first on top; the axis need not start at 0."""
+    ax = _axes(ax, 6.0, 0.27 * len(means) + 0.9)
+    for place, (name, mean) in enumerate(means.items()):
+        colour = COLOURS[(roles or {}).get(name, "known")]
+        bounds = (intervals or {}).get(name) or (mean, mean)
+        ax.plot(bounds, (place, place), color=colour, linewidth=1.6)
+        ax.plot(mean, place, "o", color=colour, markersize=6)
+    ax.set_yticks(range(len(means)), list(means))
+    ax.set_ylim(len(means) - 0.4, -0.6)
+    return ax

@@ -90,3 +90,25 @@ def test_an_ensemble_is_one_network_whose_logits_are_the_mean():
 def test_an_ensemble_of_nothing_or_of_other_rows_is_refused(members):
     with pytest.raises(ValueError, match=r"same rows and classes, got \["):
         outputs.ensemble(members)
+
+
+def test_mirrored_outputs_are_the_mean_over_both_and_do_not_care_which_is_which():
+    torch.manual_seed(0)
+    model = models.CompactClassifier(9, width=4)
+    part = Part(
+        np.random.default_rng(0).integers(0, 256, (5, 1, 28, 28), dtype=np.uint8),
+        np.arange(5),
+        np.arange(5),
+    )
+    flipped = replace(part, images=part.images[..., ::-1].copy())
+    both = outputs.compute_mirrored(model, part, odin_epsilon=0.01)
+    a, b = (outputs.compute(model, each, odin_epsilon=0.01) for each in (part, flipped))
+    for name in ("logits", "embeddings", "perturbed_logits"):
+        np.testing.assert_allclose(
+            getattr(both, name), (getattr(a, name) + getattr(b, name)) / 2, rtol=1e-6
+        )
+    again = outputs.compute_mirrored(model, flipped, odin_epsilon=0.01)
+    np.testing.assert_allclose(both.logits, again.logits, rtol=1e-5, atol=1e-6)
+    linear = both.embeddings @ both.head_weight.T + both.head_bias
+    np.testing.assert_allclose(both.logits, linear, rtol=1e-4, atol=1e-5)
+    assert both.mse is None

@@ -112,6 +112,67 @@ def test_killed_in_the_middle_it_resumes_to_the_identical_weights(cache, tmp_pat
     assert_same(resumed, weights(runs.fit(experiment)))
 
 
+def test_averaged_weights_are_the_moving_average_of_every_step(monkeypatch):
+    """By hand: the first step as it is, then 0.6 of the old average and 0.4 of the new weights."""
+    torch.manual_seed(0)
+    model, seen = torch.nn.Linear(3, 2), []
+
+    def objective(model, images, labels, generator):
+        seen.append(model.weight.detach().clone())
+        return {"loss": model(images.flatten(1)).square().mean()}
+
+    images = torch.randint(0, 256, (40, 3, 1, 1), dtype=torch.uint8)
+    data = training.TrainingSet(images, torch.zeros(40, dtype=torch.long))
+    schedule = config.Schedule(epochs=2, batch_size=10, averaging=0.6)
+    last = torch.nn.Linear(3, 2)
+    last.load_state_dict(model.state_dict())
+    training.train(last, objective, data, config.Schedule(epochs=2, batch_size=10), 0, quiet=True)
+    seen.clear()
+    training.train(model, objective, data, schedule, 0, quiet=True)
+    average = seen[1]
+    for weight in [*seen[2:], last.weight.detach()]:
+        average = 0.6 * average + 0.4 * weight
+    torch.testing.assert_close(model.weight.detach(), average)
+
+
+def test_an_averaged_run_resumes_to_the_identical_weights(cache, monkeypatch):
+    experiment = config.preset("compact", **TINY, epochs=2, averaging=0.9)
+    whole = weights(runs.fit(experiment, quiet=True))
+    monkeypatch.setenv("EMBEDOOD_RUNS", str(cache.parent / "again"))
+    save, saved = training._State.save, []
+
+    def save_and_stop(state, path, history):
+        save(state, path, history)
+        saved.append(path)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._State, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.fit(experiment, quiet=True)
+    assert_same(whole, weights(runs.fit(experiment, quiet=True)))
+
+
+def test_images_grow_to_their_whole_side_in_two_thirds_of_the_epochs():
+    schedule = config.Schedule(epochs=6, first_side=16)
+    assert [training.side_in(schedule, e, 32) for e in range(6)] == [16, 20, 24, 28, 32, 32]
+    assert training.side_in(config.Schedule(epochs=6), 0, 28) == 28
+
+
+def test_the_network_sees_the_smaller_images(monkeypatch):
+    sides = []
+
+    def objective(model, images, labels, generator):
+        sides.append(images.shape[-1])
+        return {"loss": model(images.mean((2, 3))).square().mean()}
+
+    images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)
+    data = training.TrainingSet(images, torch.zeros(10, dtype=torch.long))
+    schedule = config.Schedule(epochs=3, batch_size=10, first_side=16)
+    training.train(torch.nn.Linear(3, 2), objective, data, schedule, 0, quiet=True)
+    assert sides == [16, 24, 32]
+
+
 def test_a_diverging_training_says_so(cache):
     with pytest.raises(FloatingPointError, match="learning rate ten times smaller"):
         runs.fit(config.preset("report", **TINY, epochs=1, learning_rate=1e30))
