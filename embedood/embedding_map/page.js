@@ -14,16 +14,19 @@ const home = [plot.x_range, plot.y_range].map(({ start, end }) => ({ start, end 
 const sheets = { images: at("images"), neighbours: at("neighbours") };
 await Promise.all(Object.values(sheets).map((sheet) => sheet?.decode()));
 
-const OPAQUE = 205, FAINT = 14; // of 255
+const OPAQUE = 205; // of 255
+const FAINT = [225, 225, 225, 90]; // grey, so that many on top of each other stay faint
 const MOST_NAMES = 12; // written on the map at once
 const MOUSE_REACH = 14, FINGER_REACH = 28, SMALLEST_STEP = 3; // pixels
+const WORDS = {
+  right: "● accepted, right", wrong: "● accepted, wrong", accepted: "● accepted, wrong", rejected: "✕ rejected",
+};
 let highlighted = null; // a set of classes, or null for all
 let focused = null; // a row
 
 const isUnseen = (row) => classes[rows.label[row]].unseen;
 const isShown = (row) => !highlighted || highlighted.has(rows.label[row]);
 const threshold = () => thresholds[at("threshold").value];
-const isRejected = (row) => rows.score[row] > threshold();
 const number = (value) => value.toLocaleString("en");
 const rate = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");
 const short = (value) => String(Number(value.toPrecision(4)));
@@ -38,17 +41,22 @@ function create(tag, parent, text = "") {
 
 // ---- Decisions: markers, counts and rates at the threshold ----
 
+function outcome(row, limit) {
+  if (rows.score[row] > limit) return "rejected";
+  if (isUnseen(row)) return "accepted";
+  return rows.label[row] === rows.predicted[row] ? "right" : "wrong";
+}
+
 function decide() {
   const limit = threshold();
   const tally = { known: { right: 0, wrong: 0, rejected: 0 }, unseen: { accepted: 0, rejected: 0 } };
   const rejectedOf = new Array(classes.length).fill(0);
   for (let row = 0; row < count; row++) {
-    const rejected = rows.score[row] > limit;
-    const label = rows.label[row];
-    rows.marker[row] = data.markers[Number(rejected)];
-    rejectedOf[label] += rejected;
-    const accepted = isUnseen(row) ? "accepted" : label === rows.predicted[row] ? "right" : "wrong";
-    tally[isUnseen(row) ? "unseen" : "known"][rejected ? "rejected" : accepted] += 1;
+    const decided = outcome(row, limit);
+    const rejected = Number(decided === "rejected");
+    rows.marker[row] = data.markers[rejected];
+    rejectedOf[rows.label[row]] += rejected;
+    tally[isUnseen(row) ? "unseen" : "known"][decided] += 1;
   }
   points.change.emit();
   showTally(tally);
@@ -85,7 +93,7 @@ function drawHistogram() {
   for (const [role, bins] of Object.entries(data.bins)) {
     const top = Math.max(1, ...bins);
     const step = 100 / bins.length;
-    const bars = bins.map((bin, i) => `V${100 - (92 * bin) / top}H${(i + 1) * step}`);
+    const bars = bins.map((bin, i) => `V${100 - (72 * bin) / top}H${(i + 1) * step}`);
     at(`bars-${role}`).setAttribute("d", `M0 100${bars.join("")}V100Z`);
   }
 }
@@ -110,9 +118,10 @@ function colourOfScore(score) {
 function recolour() {
   const ofClass = classes.map((_, label) => colourOf(label));
   for (let row = 0; row < count; row++) {
-    const rgb = parseInt((ofClass[rows.label[row]] ?? colourOfScore(rows.score[row])).slice(1), 16);
-    const opacity = isShown(row) ? OPAQUE : FAINT;
-    rows.colour.set([rgb >> 16, (rgb >> 8) & 255, rgb & 255, opacity], 4 * row);
+    const hex = ofClass[rows.label[row]] ?? colourOfScore(rows.score[row]);
+    const rgb = parseInt(hex.slice(1), 16);
+    const bright = [rgb >> 16, (rgb >> 8) & 255, rgb & 255, OPAQUE];
+    rows.colour.set(isShown(row) ? bright : FAINT, 4 * row);
   }
   points.change.emit();
   for (const { label, swatch } of entries) {
@@ -207,8 +216,8 @@ function describe(row) {
     true: tidy(truth.name) + (truth.unseen ? " (unseen)" : ""),
     superclass: tidy(superclasses[truth.superclass] ?? ""),
     predicted: tidy(guess),
-    decision: isRejected(row) ? "✕ rejected as unseen" : "● accepted",
-    score: `${short(rows.score[row])} (threshold ${short(threshold())})`,
+    decision: WORDS[outcome(row, threshold())],
+    score: short(rows.score[row]),
     "p-value": String(Number(rows.p[row].toPrecision(2))),
     image: String(rows.row[row]),
   };

@@ -20,13 +20,16 @@ from embedood.embedding_map.sheet import Sheet, fitting
 from embedood.figures import COLOURS, CYCLE
 
 if TYPE_CHECKING:
-    from bokeh.models import ColumnDataSource, Plot
+    from bokeh.models import ColumnDataSource, Plot, Range1d
+
+Style = dict[str, Any]
 
 MAX_BYTES = 8_000_000
+INK = COLOURS["threshold"]
 SLIDER_STEPS, BINS = 400, 60
 MARKERS = ("circle", "x")  # accepted, rejected
-# Lighter and darker variants of a hue, for more classes than there are hues.
-SHADES = (0.0, 0.45, -0.4, 0.65)
+# Darker and lighter variants of a hue, for more classes than there are hues.
+SHADES = (0.0, -0.45, 0.35)
 
 
 def write(data: MapData, path: str | Path, max_bytes: int = MAX_BYTES) -> None:
@@ -93,8 +96,8 @@ def _img(name: str, sheet: Sheet | None) -> str:
 
 
 def _ordered(data: MapData, rows: np.ndarray) -> np.ndarray:
-    """Rows in the order of the page: unseen images last, so that they are drawn on top."""
-    return rows[np.argsort(data.is_unseen, kind="stable")]
+    """Rows in the order of the page: unseen images last, by score, so that the unusual lie on top."""
+    return rows[np.lexsort((data.scores, data.is_unseen))]
 
 
 def _content(data: MapData) -> dict[str, Any]:
@@ -174,53 +177,57 @@ def _colours(data: MapData) -> dict[str, Any]:
 def _palette(count: int) -> list[str]:
     """Colours other than that of the unseen: hues in turn, then their shades, then from the start."""
     hues = [colour for colour in CYCLE if colour not in (COLOURS["unseen"], "#E69F00")]
-    return [
-        _shade(hues[i % len(hues)], SHADES[i // len(hues) % len(SHADES)]) for i in range(count)
-    ]
+    return [_shade(hues[i % len(hues)], SHADES[i // len(hues) % len(SHADES)]) for i in range(count)]
 
 
 def _shade(colour: str, amount: float) -> str:
     """The colour, mixed with white (amount > 0) or black (amount < 0)."""
     mixed_with = 1.0 if amount > 0 else 0.0
-    return to_hex(np.array(to_rgb(colour)) * (1 - abs(amount)) + mixed_with * abs(amount))
+    red, green, blue = (c + (mixed_with - c) * abs(amount) for c in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _plot(data: MapData) -> Plot:
-    """The points, what marks the one in focus and what names a class, and nothing around them."""
-    from bokeh.models import ColumnDataSource, Range1d
+    """The points, a ring around the one in focus and the names of classes, with no axes around them."""
     from bokeh.plotting import figure
 
-    low, high = data.points.min(0), data.points.max(0)
-    middle, half = (low + high) / 2, max(float((high - low).max()), 1e-9) / 2 * 1.06
-    x, y = (Range1d(float(m - half), float(m + half)) for m in middle)
+    x, y = _ranges(data.points)
     plot = figure(
-        name="plot", x_range=x, y_range=y, tools="pan,wheel_zoom",
-        active_scroll="wheel_zoom", toolbar_location=None, sizing_mode="stretch_both",
-        min_border=0, outline_line_color=None, output_backend="webgl",
+        name="plot", x_range=x, y_range=y, tools="pan,wheel_zoom", active_scroll="wheel_zoom",
+        toolbar_location=None, sizing_mode="stretch_both", min_border=0, outline_line_color=None,
+        output_backend="webgl",
     )  # fmt: skip
     plot.axis.visible = plot.grid.visible = False
     size = float(np.clip(450 / np.sqrt(len(data)), 4.5, 9))
-    plot.scatter(
-        "x", "y", source=_source(data), marker="marker", size=size,
-        color="colour", line_width=1.4, name="points",
-    )  # fmt: skip
-    plot.scatter(
-        "x", "y", source=ColumnDataSource({"x": [], "y": []}), size=18, fill_color=None,
-        line_color=COLOURS["threshold"], line_width=3, level="overlay", name="ring",
-    )  # fmt: skip
-    plot.text(
-        "x", "y", "text", source=ColumnDataSource({"x": [], "y": [], "text": []}),
-        text_align="center", text_baseline="middle", text_font_style="bold", text_font_size="14px",
-        text_outline_color="white", text_color=COLOURS["threshold"], level="overlay", name="names",
-    )  # fmt: skip
+    points: Style = {"marker": "marker", "size": size, "color": "colour", "line_width": 1.4}
+    ring: Style = {"size": 18, "fill_color": None, "line_color": INK, "line_width": 3}
+    names: Style = {"text_color": INK, "text_font_style": "bold", "text_font_size": "14px"}
+    names |= {"text_align": "center", "y_offset": -8, "padding": 3, "border_radius": 4}
+    names |= {"background_fill_color": "white", "background_fill_alpha": 0.8}
+    nothing: Style = {"x": [], "y": []}
+    plot.scatter("x", "y", source=_source(data), name="points", **points)
+    # What `page.js` moves about lies above the points, so that they are not drawn again for it.
+    plot.scatter("x", "y", source=nothing, name="ring", level="overlay", **ring)
+    names |= {"source": nothing | {"text": []}, "level": "overlay"}
+    plot.text("x", "y", "text", name="names", **names)
     return plot
+
+
+def _ranges(points: np.ndarray) -> tuple[Range1d, Range1d]:
+    """Ranges of x and y, equally long, around all points: the map is square, its unit one."""
+    from bokeh.models import Range1d
+
+    low, high = points.min(0), points.max(0)
+    half = max(float((high - low).max()), 1e-9) / 2 * 1.06
+    x, y = (Range1d(start=m - half, end=m + half) for m in ((low + high) / 2).tolist())
+    return x, y
 
 
 def _source(data: MapData) -> ColumnDataSource:
     """One row an image; `colour` is filled in by the page, as N×4 bytes: red, green, blue, opacity."""
     from bokeh.models import ColumnDataSource
 
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "x": data.points[:, 0].astype(np.float32),
         "y": data.points[:, 1].astype(np.float32),
         "row": np.arange(len(data), dtype=np.int32),

@@ -30,15 +30,16 @@ def plot_map(data: MapData, ax: Axes | None = None) -> Axes:
     ):
         for decided, chosen, mark in (("accepted", ~rejected, "."), ("rejected", rejected, "x")):
             own = rows & chosen
-            ax.scatter(
-                *data.points[own].T, s=14, c=colours[own], marker=mark, linewidth=0.8,
-                label=f"{role}, {decided} ({own.sum():,})",
-            )  # fmt: skip
+            label, (x, y) = f"{role}, {decided} ({own.sum():,})", data.points[own].T
+            ax.scatter(x, y, s=14, c=colours[own], marker=mark, linewidth=0.8, label=label)
     if len(names) <= MOST_NAMES:
         for group in np.unique(groups[known]):
             _name(ax, names[group], data.points[known & (groups == group)])
     ax.set(xticks=[], yticks=[], aspect="equal", title=data.title)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    ax.spines[:].set_visible(False)
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    for handle, role in zip(legend.legend_handles, ("known", "known", "unseen", "unseen")):
+        handle.set_color(COLOURS[role])
     return ax
 
 
@@ -50,8 +51,7 @@ def _groups(data: MapData) -> tuple[np.ndarray, list[str]]:
 
 
 def _name(ax: Axes, name: str, points: np.ndarray) -> None:
-    # A name is no formula, whatever its dollars.
-    ax.text(
-        *np.median(points, axis=0), name.replace("_", " "), parse_math=False, fontsize=8.5,
-        ha="center", va="center", path_effects=[withStroke(linewidth=2.5, foreground="white")],
-    )  # fmt: skip
+    x, y = np.median(points, axis=0)
+    text = ax.text(x, y, name.replace("_", " "), fontsize=8.5, ha="center", va="center")
+    text.set_parse_math(False)  # a name is no formula, whatever its dollars
+    text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
