@@ -4,8 +4,9 @@ const at = (id) => document.getElementById(id);
 const data = JSON.parse(at("data").textContent);
 const { classes, superclasses, colours, thresholds } = data;
 
-await Bokeh.embed.embed_item(data.plot, "map");
-const plot = Bokeh.documents.at(-1).get_model_by_name("plot");
+const views = await Bokeh.embed.embed_item(data.plot, "map");
+const { model: plot, canvas_view: canvas } = views.roots[0];
+canvas.events_el.tabIndex = -1; // the map around it takes the keys
 const source = (name) => plot.document.get_model_by_name(name).data_source;
 const [points, ring, names] = ["points", "ring", "names"].map(source);
 const rows = points.data;
@@ -65,8 +66,10 @@ function decide() {
 }
 
 function showTally(tally) {
+  const spoken = [short(threshold())];
   for (const [role, counts] of Object.entries(tally)) {
     const whole = Object.values(counts).reduce((sum, part) => sum + part);
+    spoken.push(`${role} rejected ${rate(counts.rejected, whole)}`);
     for (const [what, part] of Object.entries(counts)) {
       const cell = at(`${role}-${what}`);
       cell.textContent = number(part);
@@ -78,8 +81,7 @@ function showTally(tally) {
   at("threshold-value").textContent = short(threshold());
   at("rejected-side").setAttribute("x", place);
   at("rejected-side").setAttribute("width", 100 - place);
-  const spoken = ["known", "unseen"].map((role) => `${role} rejected ${at(`${role}-rejected`).innerText}`);
-  slider.setAttribute("aria-valuetext", `${short(threshold())}: ${spoken.join(", ")}`);
+  slider.setAttribute("aria-valuetext", spoken.join(", "));
 }
 
 function showRates(rejectedOf) {

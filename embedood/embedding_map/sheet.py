@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-BLOCK = 16  # JPEG codes colours in blocks of 16×16; tiles of whole blocks do not touch each other
+# JPEG codes blocks of 8×8 pixels, each by itself, so tiles of whole blocks do not touch each other.
+# With colours at half resolution they would: decoders smooth those across blocks.
+BLOCK, FULL_COLOUR = 8, 0
 
 # (quality, whether neighbours are halved), tried in turn until both sheets fit.
 STEPS = (
@@ -55,7 +57,7 @@ def sheet(images: np.ndarray, quality: int) -> Sheet:
     pixels = tiles.transpose(0, 3, 1, 4, 2).reshape(rows * tile, columns * tile, channels)
     file = io.BytesIO()
     picture = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
-    picture.save(file, "JPEG", quality=quality, optimize=True)
+    picture.save(file, "JPEG", quality=quality, subsampling=FULL_COLOUR)
     return Sheet(file.getvalue(), columns, tile, height, width)
 
 

@@ -31,15 +31,14 @@ def plot_map(data: MapData, ax: Axes | None = None) -> Axes:
         for decided, chosen, mark in (("accepted", ~rejected, "."), ("rejected", rejected, "x")):
             own = rows & chosen
             label, (x, y) = f"{role}, {decided} ({own.sum():,})", data.points[own].T
-            ax.scatter(x, y, s=14, c=colours[own], marker=mark, linewidth=0.8, label=label)
+            ax.scatter(x, y, s=14, c=colours[own], marker=mark, linewidth=0.8)
+            ax.scatter([], [], s=30, c=COLOURS[role], marker=mark, label=label)
     if len(names) <= MOST_NAMES:
         for group in np.unique(groups[known]):
             _name(ax, names[group], data.points[known & (groups == group)])
     ax.set(xticks=[], yticks=[], aspect="equal", title=data.title)
     ax.spines[:].set_visible(False)
-    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
-    for handle, role in zip(legend.legend_handles, ("known", "known", "unseen", "unseen")):
-        handle.set_color(COLOURS[role])
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
     return ax
 
 
