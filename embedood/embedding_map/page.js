@@ -23,7 +23,7 @@ const WORDS = {
   right: "● accepted, right", wrong: "● accepted, wrong", accepted: "● accepted, wrong", rejected: "✕ rejected",
 };
 let highlighted = null; // a set of classes, or null for all
-let focused = null; // a row
+let focused = count - 1; // a row: at first the most unusual, which is the last
 
 const isUnseen = (row) => classes[rows.label[row]].unseen;
 const isShown = (row) => !highlighted || highlighted.has(rows.label[row]);
@@ -62,7 +62,7 @@ function decide() {
   points.change.emit();
   showTally(tally);
   showRates(rejectedOf);
-  if (focused !== null) describe(focused);
+  describe(focused);
 }
 
 function showTally(tally) {
@@ -205,7 +205,7 @@ function moveInList(event) {
 // ---- The image in focus ----
 
 function focus(row) {
-  if (row === null || row === focused) return;
+  if (row === null) return;
   focused = row;
   ring.data = { x: [rows.x[row]], y: [rows.y[row]] };
   describe(row);
@@ -280,18 +280,18 @@ function next([dx, dy]) {
   });
 }
 
-function middle() {
-  return [plot.x_range, plot.y_range].map(({ start, end }) => (start + end) / 2);
-}
-
 function view([x, y], width) {
   plot.x_range.setv({ start: x - width / 2, end: x + width / 2 });
   plot.y_range.setv({ start: y - width / 2, end: y + width / 2 });
 }
 
+// The image in focus stays where it is; if it was out of sight, it comes to the middle.
 function zoom(factor) {
-  const centre = focused === null ? middle() : [rows.x[focused], rows.y[focused]];
-  view(centre, (plot.x_range.end - plot.x_range.start) / factor);
+  for (const [range, held] of [[plot.x_range, rows.x[focused]], [plot.y_range, rows.y[focused]]]) {
+    const [start, end] = [range.start, range.end].map((edge) => held + (edge - held) / factor);
+    range.setv({ start, end });
+  }
+  keepInView();
 }
 
 function wholeMap() {
@@ -308,17 +308,15 @@ function keepInView() {
 }
 
 function pressOnMap(event) {
-  const start = () => focus(near(...middle(), Infinity));
   const keys = {
     "+": () => zoom(1.5),
     "-": () => zoom(1 / 1.5),
     0: wholeMap,
     Escape: () => highlight(null),
-    Enter: () => focused !== null && highlight(entries.find(({ label }) => label === rows.label[focused])),
+    Enter: () => highlight(entries.find(({ label }) => label === rows.label[focused])),
   };
   for (const [key, way] of Object.entries(ARROWS)) {
     keys[key] = () => {
-      if (focused === null) return start();
       focus(next(way));
       keepInView();
     };
@@ -362,4 +360,5 @@ roveTo(entries[0].button);
 decide();
 recolour();
 nameClasses();
+focus(focused);
 document.body.dataset.ready = "";
