@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -149,6 +150,30 @@ def plot_bars(
     ax.set_yticks(range(len(means)), list(means))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_waterfall(levels: Mapping[str, float], ax: Axes | None = None) -> Axes:
+    """Draw what is left after each named stage, orange, and in grey what the stage took from it.
+
+    The change from the stage before stands above each bar but the first.
+    """
+    ax = _axes(ax, 1.2 + 1.35 * len(levels), 3.6)
+    values = list(levels.values())
+    ax.bar(range(len(values)), values, width=0.66, color=COLOURS["unseen"])
+    for place, (before, after) in enumerate(pairwise(values), start=1):
+        ax.hlines(before, place - 0.67, place + 0.33, COLOURS["threshold"], linewidth=0.9)
+        ax.bar(place, before - after, width=0.66, bottom=after, color="#d9d9d9")
+        top = max(before, after) + 0.015 * max(values)
+        ax.text(place, top, f"{after - before:+.3f}".replace("-", "−"), ha="center", va="bottom")
+    for place, value in enumerate(values):
+        inside = value > 0.15 * max(values)
+        ax.text(
+            place, value + (-0.03 if inside else 0.01) * max(values), f"{value:.3f}", ha="center",
+            va="top" if inside else "bottom", color="white" if inside else COLOURS["threshold"],
+        )  # fmt: skip
+    ax.set_xticks(range(len(values)), list(levels))
+    ax.grid(axis="x", visible=False)
     return ax
 
 
