@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pages import cells, run
 
-from embedood.discovery import NAMES, median_estimate
+from embedood.discovery import median_estimate
+from embedood.discovery.probes import NAMES
 
 PAGE = Path(__file__).parents[1] / "book" / "own_discovery.md"
 
