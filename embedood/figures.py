@@ -160,18 +160,19 @@ def plot_waterfall(levels: Mapping[str, float], ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax, 1.2 + 1.35 * len(levels), 3.6)
     values = list(levels.values())
+    line = 0.08 * max(values)  # of text
     ax.bar(range(len(values)), values, width=0.66, color=COLOURS["unseen"])
+    for place, value in enumerate(values):
+        inside = value > 2 * line
+        ink, side = ("white", "top") if inside else (COLOURS["threshold"], "bottom")
+        height = value - line / 3 if inside else value
+        ax.text(place, height, f"{value:.3f}", ha="center", va=side, color=ink)
     for place, (before, after) in enumerate(pairwise(values), start=1):
         ax.hlines(before, place - 0.67, place + 0.33, COLOURS["threshold"], linewidth=0.9)
         ax.bar(place, before - after, width=0.66, bottom=after, color="#d9d9d9")
-        top = max(before, after) + 0.015 * max(values)
-        ax.text(place, top, f"{after - before:+.3f}".replace("-", "−"), ha="center", va="bottom")
-    for place, value in enumerate(values):
-        inside = value > 0.15 * max(values)
-        ax.text(
-            place, value + (-0.03 if inside else 0.01) * max(values), f"{value:.3f}", ha="center",
-            va="top" if inside else "bottom", color="white" if inside else COLOURS["threshold"],
-        )  # fmt: skip
+        top = max(before, after, after + line if after <= 2 * line else 0)
+        change = f"{after - before:+.3f}".replace("-", "−")
+        ax.text(place, top + line / 5, change, ha="center", va="bottom")
     ax.set_xticks(range(len(values)), list(levels))
     ax.grid(axis="x", visible=False)
     return ax
