@@ -136,6 +136,16 @@ class Results:
         """The file that ``record`` writes."""
         return self.folder / f"{self.notebook}.json"
 
+    def attachment(self, name: str) -> Path:
+        """Return where to write a page of one's own, such as "map.html"; publishing takes it along.
+
+        Raises ResultsError for a name that does not end in .html or names a folder.
+        """
+        if not name.endswith(".html") or Path(name).name != name:
+            raise ResultsError(f"an attachment is one page, such as 'map.html', got {name!r}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{self.notebook}-{name}"
+
     def record(
         self,
         name: str,

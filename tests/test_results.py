@@ -124,3 +124,12 @@ def test_published_reads_the_book_and_names_what_there_is(tmp_path, monkeypatch)
     assert results.published("01_a")["numbers"] == {"x": 1}
     with pytest.raises(ResultsError, match=r"nothing is published for '02_b'; there is \['01_a'\]"):
         results.published("02_b")
+
+
+def test_an_attachment_lies_beside_the_numbers(tmp_path):
+    kept = Results("01_a", "smoke", [0], folder=tmp_path / "new")
+    assert kept.attachment("map.html") == tmp_path / "new" / "01_a-map.html"
+    assert kept.folder.is_dir()
+    for name in ("map.png", "../map.html"):
+        with pytest.raises(ResultsError, match=r"such as 'map.html', got"):
+            kept.attachment(name)

@@ -331,6 +331,32 @@ def run_again_publishes_the_same(notebook):
     return notebook.read_bytes() == published
 
 
+def add_page(project, name="map.html"):
+    path = project / "notebooks" / "01_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells += [new_code_cell(f'results.attachment("{name}").write_text("<p>map</p>")')]
+    nbformat.write(notebook, path)
+
+
+def test_pages_of_a_notebook_are_published_and_old_ones_leave(project, monkeypatch):
+    add_page(project)
+    kept, shown = project / "build" / "quick", project / "book" / "attachments"
+    for folder in (kept, shown):
+        folder.mkdir(parents=True)
+        (folder / "01_first-old.html").write_text("old")
+        (folder / "02_second-map.html").write_text("of another notebook")
+    batch.execute("01", "quick")
+    *_, page = batch.publish("quick", ["01"])
+    assert page == shown / "01_first-map.html"
+    assert page.read_text() == "<p>map</p>"
+    for folder in (kept, shown):
+        pages = sorted(path.name for path in folder.glob("*.html"))
+        assert pages == ["01_first-map.html", "02_second-map.html"]
+    monkeypatch.setattr("embedood.batch.publishing.MAX_ATTACHMENT_BYTES", 5)
+    with pytest.raises(batch.BatchError, match="has 10 bytes, at most 5 can be published"):
+        batch.publish("quick", ["01"])
+
+
 def test_publish_refuses_stale_missing_and_large(project, monkeypatch):
     source = project / "notebooks" / "01_first.ipynb"
     with pytest.raises(batch.BatchError, match="first run 'embedood run 01_first"):

@@ -81,7 +81,7 @@ def _execute_in(job: Job, scratch: Path, place: str, live: bool) -> None:
             os.replace(executed, job.failed)
         raise BatchError(_failure(job, error)) from error
     numbers = _numbers(job, scratch, content, time.monotonic() - started)
-    _move_into_place(job, executed, content, numbers)
+    _move_into_place(job, scratch, content, numbers)
     progress.end("done")
 
 
@@ -161,13 +161,16 @@ def _numbers(job: Job, scratch: Path, content: Mapping[str, Any], seconds: float
 
 
 def _move_into_place(
-    job: Job, executed: Path, content: Mapping[str, Any], numbers: Mapping[str, Any]
+    job: Job, scratch: Path, content: Mapping[str, Any], numbers: Mapping[str, Any]
 ) -> None:
     """The old notebook goes first and the new one comes last: where it is, all of it is there."""
-    job.executed.unlink(missing_ok=True)
+    for old in (job.executed, *job.attachments):
+        old.unlink(missing_ok=True)
     write_figures(job, content)
+    for page in scratch.glob(f"{job.notebook}-*.html"):
+        os.replace(page, job.folder / page.name)
     write_json(job.numbers, numbers)
-    os.replace(executed, job.executed)
+    os.replace(scratch / job.executed.name, job.executed)
     job.failed.unlink(missing_ok=True)
 
 

@@ -53,6 +53,11 @@ class Job:
         return self.folder / f"{self.notebook}.failed.ipynb"
 
     @property
+    def attachments(self) -> list[Path]:
+        """The pages that the notebook wrote beside its numbers, such as interactive maps."""
+        return sorted(self.folder.glob(f"{self.notebook}-*.html"))
+
+    @property
     def figures(self) -> Path:
         """The folder of the figures of all notebooks of this profile."""
         return self.folder / "figures"

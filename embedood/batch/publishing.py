@@ -16,6 +16,7 @@ from embedood.batch.jobs import BatchError, Job, notebook_names, read_notebook, 
 from embedood.results import code_hash, is_injected, project_root, write_json
 
 MAX_BYTES = 1_500_000
+MAX_ATTACHMENT_BYTES = 3_000_000
 NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
 
 
@@ -60,6 +61,12 @@ def publishable(job: Job) -> tuple[str, dict[str, Any]]:
             f"{job.source.name} would be {size:,} bytes with its outputs, at most {MAX_BYTES:,}: "
             "draw smaller figures or fewer points"
         )
+    for page in job.attachments:
+        if page.stat().st_size > MAX_ATTACHMENT_BYTES:
+            raise BatchError(
+                f"{page} has {page.stat().st_size:,} bytes, at most {MAX_ATTACHMENT_BYTES:,} can be "
+                "published: show fewer images"
+            )
     return text, numbers
 
 
@@ -75,14 +82,23 @@ def publish(profile: str, notebooks: list[str] | None = None) -> list[Path]:
     ]
 
 
-def _place(root: Path, job: Job, text: str, numbers: Mapping[str, Any]) -> tuple[Path, Path]:
+def _place(root: Path, job: Job, text: str, numbers: Mapping[str, Any]) -> list[Path]:
     notebook = root / "notebooks" / job.source.name
     temporary = notebook.with_name(f".{notebook.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, notebook)
     record = root / "book" / "published" / job.numbers.name
     write_json(record, numbers)
-    return notebook, record
+    return [notebook, record, *_place_attachments(root / "book" / "attachments", job)]
+
+
+def _place_attachments(folder: Path, job: Job) -> list[Path]:
+    """Copy the pages of a notebook to where the book takes them from; drop those of older runs."""
+    for old in folder.glob(f"{job.notebook}-*.html"):
+        old.unlink()
+    if job.attachments:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy2(page, folder)) for page in job.attachments]
 
 
 def build_book(profile: str | None = None) -> Path:
