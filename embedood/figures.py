@@ -169,7 +169,7 @@ def plot_waterfall(levels: Mapping[str, float], ax: Axes | None = None) -> Axes:
         ax.text(place, height, f"{value:.3f}", ha="center", va=side, color=ink)
     for place, (before, after) in enumerate(pairwise(values), start=1):
         ax.hlines(before, place - 0.67, place + 0.33, COLOURS["threshold"], linewidth=0.9)
-        ax.bar(place, before - after, width=0.66, bottom=after, color="#d9d9d9")
+        ax.bar(place, max(before - after, 0), width=0.66, bottom=after, color="#d9d9d9")
         top = max(before, after, after + line if after <= 2 * line else 0)
         change = f"{after - before:+.3f}".replace("-", "−")
         ax.text(place, top + line / 5, change, ha="center", va="bottom")
