@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -149,6 +150,31 @@ def plot_bars(
     ax.set_yticks(range(len(means)), list(means))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_waterfall(levels: Mapping[str, float], ax: Axes | None = None) -> Axes:
+    """Draw what is left after each named stage, orange, and in grey what the stage took from it.
+
+    The change from the stage before stands above each bar but the first.
+    """
+    ax = _axes(ax, 1.2 + 1.35 * len(levels), 3.6)
+    values = list(levels.values())
+    line = 0.08 * max(values)  # of text
+    ax.bar(range(len(values)), values, width=0.66, color=COLOURS["unseen"])
+    for place, value in enumerate(values):
+        inside = value > 2 * line
+        ink, side = ("white", "top") if inside else (COLOURS["threshold"], "bottom")
+        height = value - line / 3 if inside else value
+        ax.text(place, height, f"{value:.3f}", ha="center", va=side, color=ink)
+    for place, (before, after) in enumerate(pairwise(values), start=1):
+        ax.hlines(before, place - 0.67, place + 0.33, COLOURS["threshold"], linewidth=0.9)
+        ax.bar(place, max(before - after, 0), width=0.66, bottom=after, color="#d9d9d9")
+        top = max(before, after, after + line if after <= 2 * line else 0)
+        change = f"{after - before:+.3f}".replace("-", "−")
+        ax.text(place, top + line / 5, change, ha="center", va="bottom")
+    ax.set_xticks(range(len(values)), list(levels))
+    ax.grid(axis="x", visible=False)
     return ax
 
 

@@ -61,10 +61,19 @@ def of_05(chapter):
     return (chapter["chosen"], chapter["votes"]), chapter["found"]
 
 
+def of_06(chapter):
+    """What chapter 06 chooses, the votes and its thresholds; and what it finds of the last twenty."""
+    decided = {name: chapter[name] for name in ("score", "estimator", "clusterer")}
+    votes = [chapter[name] for name in ("score_votes", "octaves", "cluster_votes")]
+    thresholds = [found.threshold for found in chapter["ends"]]
+    return (decided, votes, thresholds), chapter["shares"]
+
+
 CHAPTERS = {
     "03_threshold": ([0], of_03),
     "04_scorers": ([0, 1], of_04),
     "05_cifar_embedding": (list(range(80, 100)), of_05),
+    "06_discovery": (list(range(80, 100)), of_06),
 }
 
 

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from pages import cells, run
 from scorer_outputs import CLASSES, DIMENSIONS, made
 from sklearn.metrics import roc_auc_score
 
-from embedood import figures, files, scorers
+from embedood import files, scorers
 from embedood.cli import main
 from embedood.detector import Detector
 from embedood.outputs import HEAD, Outputs
@@ -376,12 +376,6 @@ def test_an_answer_that_cannot_be_written_whole_leaves_the_older_one(tmp_path, m
 # The page
 
 
-def cells(source):
-    """The code of a page's cells, without their options."""
-    for cell in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", source, re.M | re.S):
-        yield re.sub(r"\A(---\n.*?^---\n|(:[^\n]*\n)+)", "", cell, flags=re.M | re.S).strip("\n")
-
-
 @pytest.fixture(scope="module")
 def page():
     return list(cells(PAGE.read_text(encoding="utf-8")))
@@ -400,15 +394,9 @@ def test_the_main_example_has_fifteen_lines(page):
         assert used in example
 
 
-def test_the_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
+def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    before = matplotlib.rcParams.copy()
-    matplotlib.use("Agg")
-    names = {"__name__": "page"}
-    for cell in page:
-        exec(compile(cell, str(PAGE), "exec"), names)
-    figures.plt.close("all")
-    matplotlib.rcParams.update(before)
+    run(PAGE)
     told = capsys.readouterr().out
     aurocs = [float(value) for value in re.findall(r"^.*AUROC\D* ([01]\.\d+)", told, re.M)]
     assert len(aurocs) == 4

@@ -1,0 +1,35 @@
+"""Figures by what stands on their axes."""
+
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import pytest
+
+from embedood import figures
+
+
+@pytest.fixture
+def axes():
+    ax = plt.figure().add_subplot()
+    yield ax
+    plt.close(ax.figure)
+
+
+def test_a_waterfall_has_a_bar_for_each_level_and_one_for_each_loss(axes):
+    levels = {"all": 1.0, "half": 0.5, "more": 0.6, "little": 0.02, "less": 0.01}
+    assert figures.plot_waterfall(levels, axes) is axes
+    bars = [(bar.get_x() + 0.33, bar.get_y(), bar.get_height()) for bar in axes.patches]
+    left = [(0, 0, 1.0), (1, 0, 0.5), (2, 0, 0.6), (3, 0, 0.02), (4, 0, 0.01)]
+    taken = [(1, 0.5, 0.5), (2, 0.6, 0), (3, 0.02, 0.58), (4, 0.01, 0.01)]
+    assert [pytest.approx(bar, abs=1e-9) for bar in left + taken] == bars
+    said = [text.get_text() for text in axes.texts]
+    assert said[:5] == ["1.000", "0.500", "0.600", "0.020", "0.010"]
+    assert said[5:] == ["−0.500", "+0.100", "−0.580", "−0.010"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(levels)
+
+
+def test_no_text_of_a_waterfall_covers_another(axes):
+    figures.plot_waterfall({"all": 1.0, "some": 0.3, "little": 0.016, "less": 0.014}, axes)
+    axes.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
