@@ -1,0 +1,54 @@
+"""Draws from weights that are known by their logarithms, so that none is too small or too large."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+# A smaller weight is 0 to any draw, and noise of order 1 is still seen beside it in float64.
+FARTHEST = 1e8
+
+
+def log_probabilities(
+    log_weights: torch.Tensor,
+    allowed: torch.Tensor,
+    temperature: float = 1.0,
+    floor: float = 0.0,
+) -> torch.Tensor:
+    r"""Return $\log\big[(1-f)\frac{w_i^{1/T}}{\sum_jw_j^{1/T}}+\frac fn\big]$ over n allowed ones.
+
+    Log-weights and `allowed` have one shape, which the result keeps; what is not allowed gets −∞.
+    Weights of 0 and ∞ count as the smallest and the largest there are, so equal ones stay equal.
+    """
+    far = (log_weights.double() / temperature).clamp(-FARTHEST, FARTHEST)
+    log_q = far.masked_fill(~allowed, -math.inf).flatten().log_softmax(0)
+    if floor:
+        uniform = torch.log(floor / allowed.sum()).to(log_q)
+        log_q = torch.logaddexp(log_q + math.log1p(-floor), uniform) if floor < 1 else uniform
+    return log_q.reshape_as(far).masked_fill(~allowed, -math.inf)
+
+
+def some(log_q: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    r"""Return `count` places drawn one after the other without replacement, in that order.
+
+    Each draw is proportional to $e^{\log q}$ among those left. All at once: the places of the largest
+    $\log q_i+G_i$ with Gumbel noise G.
+
+    Source: Yellott, 1977, as used by Kool et al., 2019, "Stochastic beams and where to find them".
+    """
+    noise = torch.empty_like(log_q).exponential_(generator=generator)
+    return (log_q - noise.log()).topk(count).indices
+
+
+def uniform(allowed: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return `count` of the allowed places, drawn without replacement, in random order."""
+    even = torch.zeros(allowed.shape, dtype=torch.float64, device=allowed.device)
+    return some(even.masked_fill(~allowed, -math.inf), count, generator)
+
+
+def filled(log_weights: torch.Tensor) -> torch.Tensor:
+    """Give what is not known yet, NaN, the mean of the finite ones, or 0 where there are none."""
+    finite = log_weights.isfinite()
+    mean = log_weights.where(finite, 0).sum() / finite.sum().clamp_min(1)
+    return log_weights.where(~log_weights.isnan(), mean)
