@@ -24,8 +24,8 @@ def log_probabilities(
     far = (log_weights.double() / temperature).clamp(-FARTHEST, FARTHEST)
     log_q = far.masked_fill(~allowed, -math.inf).flatten().log_softmax(0)
     if floor:
-        uniform = torch.log(floor / allowed.sum()).to(log_q)
-        log_q = torch.logaddexp(log_q + math.log1p(-floor), uniform) if floor < 1 else uniform
+        others = math.log1p(-floor) if floor < 1 else -math.inf
+        log_q = torch.logaddexp(log_q + others, torch.log(floor / allowed.sum()).to(log_q))
     return log_q.reshape_as(far).masked_fill(~allowed, -math.inf)
 
 
