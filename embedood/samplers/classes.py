@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -195,14 +196,14 @@ class TournamentSampler(ClassOverlapSampler):
         self.candidates = candidates
 
     def draw(self, count: int) -> torch.Tensor:
-        left, weights, winners = self.has_images.clone(), self.log_weights(), []
-        some = torch.rand(count, generator=self.generator, device=left.device) < self.floor
-        for place in range(count):
+        weights, winners = self.log_weights(), []
+        noise, fought = draws.noise_of(self.has_images, count, self.floor, self.generator)
+        for place, fight in enumerate(fought > 0):
             entered = min(self.candidates, len(self.classes) - place)
-            entrants = draws.uniform(left, entered, self.generator)
+            entrants = noise[place].topk(entered).indices  # of even weights, in random order
             best = entrants[weights[entrants].argmax()]
-            winners.append(torch.where(some[place], entrants[0], best))
-            left = left.index_fill(0, winners[-1], False)
+            winners.append(torch.where(fight, best, entrants[0]))
+            noise.index_fill_(1, winners[-1], -math.inf)
         return torch.stack(winners)
 
 
@@ -223,29 +224,33 @@ class RelationshipOverlapSampler(ClassOverlapSampler):
     _drawn_from: torch.Tensor | None = None
     _log_q_of_pairs: torch.Tensor
     _log_q_of_first: torch.Tensor
+    _tempered: torch.Tensor
 
     def log_pair_probabilities(self) -> torch.Tensor:
         """Return the logarithms of q of the ordered pairs, C×C, symmetric, −∞ on the diagonal."""
-        if self._drawn_from is not self.overlaps.log_pairs:
-            self._drawn_from = self.overlaps.log_pairs
+        log_pairs = self.overlaps.log_pairs
+        if self._drawn_from is not log_pairs:
             allowed = self.has_images & self.has_images[:, None]
             allowed = allowed.fill_diagonal_(False)
-            self._log_q_of_pairs = self._log_q(self._drawn_from, allowed)
+            self._log_q_of_pairs = self._log_q(log_pairs, allowed)
             self._log_q_of_first = self._log_q_of_pairs.logsumexp(1)
+            self._tempered = (log_pairs / self.temperature).clamp_min(-draws.FARTHEST)
+            self._drawn_from = log_pairs
         return self._log_q_of_pairs
 
     def draw(self, count: int) -> torch.Tensor:
         of_pairs = self.log_pair_probabilities()
         first = draws.some(self._log_q_of_first, 1, self.generator)
         second = draws.some(of_pairs[first[0]], 1, self.generator)
-        chosen = torch.cat([first, second])
-        left = self.has_images.index_fill(0, chosen, False)
-        product = self.overlaps.log_pairs[chosen].sum(0)
-        for _ in range(count - 2):
-            further = draws.some(self._log_q(product, left), 1, self.generator)
-            chosen, left = torch.cat([chosen, further]), left.index_fill(0, further, False)
-            product = product + self.overlaps.log_pairs[further[0]]
-        return chosen[:count]
+        chosen = [first, second]
+        product = self._tempered[first[0]] + self._tempered[second[0]]
+        left = self.has_images.index_fill(0, torch.cat(chosen), False)
+        noise, by_weight = draws.noise_of(left, max(count - 2, 0), self.floor, self.generator)
+        for own, weighted in zip(noise, by_weight, strict=True):
+            chosen.append(torch.addcmul(own, product, weighted).argmax(0, keepdim=True))
+            product = product + self._tempered[chosen[-1][0]]
+            noise.index_fill_(1, chosen[-1], -math.inf)
+        return torch.cat(chosen)[:count]
 
 
 class ClassLossSampler(WeightedClassSampler):

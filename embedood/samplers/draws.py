@@ -29,6 +29,11 @@ def log_probabilities(
     return log_q.reshape_as(far).masked_fill(~allowed, -math.inf)
 
 
+def gumbel(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return Gumbel noise of a shape: added to log-weights, it makes the largest a draw by weight."""
+    return torch.empty_like(like).exponential_(generator=generator).log().neg()
+
+
 def some(log_q: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     r"""Return `count` places drawn one after the other without replacement, in that order.
 
@@ -37,8 +42,21 @@ def some(log_q: torch.Tensor, count: int, generator: torch.Generator) -> torch.T
 
     Source: Yellott, 1977, as used by Kool et al., 2019, "Stochastic beams and where to find them".
     """
-    noise = torch.empty_like(log_q).exponential_(generator=generator)
-    return (log_q - noise.log()).topk(count).indices
+    return (log_q + gumbel(log_q, generator)).topk(count).indices
+
+
+def noise_of(
+    allowed: torch.Tensor, count: int, floor: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what decides `count` draws, one after the other, among allowed ones of C.
+
+    Gumbel noise, count×C, −∞ where not allowed, and count numbers: 0 for a draw that is uniform, which
+    each is with the probability `floor`, else 1. The largest of noise + number · log-weights is drawn.
+    All draws' noise at once spares most of their time.
+    """
+    noise = gumbel(allowed.new_empty((count, len(allowed)), dtype=torch.float64), generator)
+    coin = torch.rand(count, generator=generator, device=allowed.device, dtype=torch.float64)
+    return noise.masked_fill_(~allowed, -math.inf), (coin >= floor).double()
 
 
 def uniform(allowed: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
