@@ -74,9 +74,13 @@ def labels_of(classes: int) -> torch.Tensor:
 
 
 def made(classes: int, settings: dict[str, Any]) -> Sampler:
+    """A sampler that has seen every class, so that its matrices are whole."""
     experiment = config.preset("cosine", ways=WAYS, batch_size=WAYS * EACH, **settings)
     generator = runtime.generator(0, device=runtime.device())
-    return samplers.of(experiment, labels_of(classes), generator)
+    sampler = samplers.of(experiment, labels_of(classes), generator)
+    each_class = torch.arange(4 * classes, device=runtime.device())
+    sampler.observe(each_class, MadeSteps(classes).step(each_class))
+    return sampler
 
 
 class Network:

@@ -102,7 +102,7 @@ class Sampling:
     uniform_floor: float = 0.1  # share of the uniform distribution in each draw
     context_share: float = 0.0  # of the classes of a batch, drawn uniformly from the rest
     candidates: int = 4  # of a tournament
-    refresh_every: int = 20  # steps between two matrices of divergences, or two sortings
+    refresh_every: int = 20  # steps between two matrices of divergences, or two sorts
     statistics_decay: float = 0.9  # of a class's statistics at each batch that has the class
     pair_strength: float = 1.0  # α of the class-pair potential
     pair_memory: float = 0.5  # τ of the class-pair potential

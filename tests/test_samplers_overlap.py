@@ -142,15 +142,14 @@ def test_whenever_a_class_has_joined_the_weights_are_those_of_the_products(overl
 
 def test_re_weighting_step_by_step():
     """Overlaps so unequal that each draw is certain: the weights alone decide the order."""
-    far = 1e9
-    chain = torch.full((5, 5), far).fill_diagonal_(0)
-    # 3–1 is by far the nearest pair; then 4 is near to 1, 0 to 3 and 4, and 2 to none.
-    for i, j, distance in [(3, 1, 1e-9), (4, 1, 1e-3), (4, 3, 1e-3), (0, 3, 1.0), (0, 4, 1.0)]:
+    chain = torch.full((5, 5), 1e9).fill_diagonal_(0)
+    nearness = [(3, 1, 1e-14), (4, 1, 1e-3), (4, 3, 1e-3), (2, 3, 1.0), (0, 4, 1e-6)]
+    for i, j, distance in nearness:
         chain[i, j] = chain[j, i] = distance
-    sampler = made(samplers.RelationshipOverlapSampler, chain, ways=5)
-    drawn = sampler.draw(5).tolist()
-    assert set(drawn[:2]) == {1, 3}
-    assert drawn[2:] == [4, 0, 2]
+    drawn = made(samplers.RelationshipOverlapSampler, chain, ways=5).draw(5).tolist()
+    assert set(drawn[:2]) == {1, 3}  # the nearest pair
+    assert drawn[2] == 4  # near to both: 10⁶, against 10⁻⁹ for 2 and 10⁻¹⁸ for 0
+    assert drawn[3:] == [0, 2]  # with 4 chosen, 10⁻¹² for 0 against 10⁻¹⁸ for 2
 
 
 def test_a_new_matrix_is_drawn_from_at_once():
