@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from embedood import config, losses, models, objectives, runtime, training
+from embedood import config, losses, models, objectives, runtime, samplers, training
 
 runtime.import_torchvision()
 from torchvision import transforms  # noqa: E402
@@ -83,8 +83,9 @@ def ours(experiment: config.Experiment, images: np.ndarray, labels: np.ndarray) 
     model = model.to(memory_format=torch.channels_last)
     data = training.TrainingSet(torch.from_numpy(images), torch.from_numpy(labels))
     objective = objectives.classification(experiment)
+    sampler = samplers.of(experiment, data.labels, runtime.generator(0))
     started = time.perf_counter()
-    training.train(model, objective, data, experiment.schedule, seed=0, quiet=True)
+    training.train(model, objective, data, experiment.schedule, sampler, quiet=True)
     return time.perf_counter() - started
 
 

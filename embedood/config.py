@@ -1,4 +1,4 @@
-"""An experiment in one frozen value: data + split + network + noise + losses + schedule + seed.
+"""An experiment in one frozen value: data, split, network, noise, losses, schedule, sampling, seed.
 
 Every field name is unique across the sections, so an override is flat: `experiment.with_(width=32)`.
 The hash of all fields, `Experiment.key`, names the folder that keeps the trained weights.
@@ -90,6 +90,28 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Which images make a batch; what a sampler does not use changes nothing but the key."""
+
+    sampler: str = "uniform"  # of samplers.CLASS_SAMPLERS where there are ways, else IMAGE_SAMPLERS
+    per_class: int = 0  # images of each class drawn; 0 = batch_size // ways
+    divergence: str = "bhattacharyya"  # a name of samplers.DIVERGENCES, or "random", the control
+    overlap: str = "inverse"  # of two classes by their divergence D: 1/D, or "exponential", e^-D
+    covariance: str = "diagonal"  # of the classes: a name of gaussians.ClassGaussians
+    sampling_temperature: float = 1.0  # of the weights: ∞ = uniform, towards 0 the largest wins
+    uniform_floor: float = 0.1  # share of the uniform distribution in each draw
+    context_share: float = 0.0  # of the classes of a batch, drawn uniformly from the rest
+    candidates: int = 4  # of a tournament
+    refresh_every: int = 20  # steps between two matrices of divergences, or two sorts
+    statistics_decay: float = 0.9  # of a class's statistics at each batch that has the class
+    pair_strength: float = 1.0  # α of the class-pair potential
+    pair_memory: float = 0.5  # τ of the class-pair potential
+    selection_pressure: float = 100.0  # of the image of largest loss against that of the least
+    presample: int = 3  # batches forwarded to draw one by gradient norm
+    least_gain: float = 0.0  # τ above which gradient norms are used; 0 = where they pay
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that decides what a trained network is; equal experiments share one run."""
 
@@ -99,6 +121,7 @@ class Experiment:
     noise: Noise = field(default_factory=Noise)
     losses: Losses = field(default_factory=Losses)
     schedule: Schedule = field(default_factory=Schedule)
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
 
     def with_(self, **overrides: Any) -> Experiment:
@@ -122,6 +145,8 @@ class Experiment:
         """
         mine, usual = self.to_dict(), Experiment().to_dict()
         changed = {s: _difference(mine[s], usual[s]) for s in mine}
+        if not changed["sampling"]:  # a section that came after the first keys
+            del changed["sampling"]
         text = json.dumps([TRAINING_REVISION, changed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -133,7 +158,7 @@ def _difference(mine: Any, usual: Any) -> Any:
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 
-SECTIONS = ("data", "split", "network", "noise", "losses", "schedule")
+SECTIONS = ("data", "split", "network", "noise", "losses", "schedule", "sampling")
 
 
 def field_names() -> dict[str, str]:
@@ -214,6 +239,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "episodes": _EMBEDDING
     | {"objective": "episodes", "head": "prototypes", "ways": 20, "batch_size": 200},
     "cosine": _EMBEDDING | _COSINE,
+    "episodes_softmax": _EMBEDDING
+    | _COSINE
+    | {"objective": "episodes_softmax", "ways": 20, "batch_size": 200},
     "contrastive": _EMBEDDING
     | {"objective": "contrastive", "head": "cosine", "temperature": 0.1, "batch_size": 256},
 }

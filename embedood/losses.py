@@ -1,4 +1,8 @@
-"""Losses: a batch to one number to be made small. Logits are B×C, labels int64 in 0…C−1."""
+"""Losses: a batch to one number to be made small. Logits are B×C, labels int64 in 0…C−1.
+
+Where a loss takes `weights`, B numbers, each image's part is multiplied by its own before the mean:
+with importance weights, the mean is right for images that were not drawn uniformly.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,29 @@ from embedood.models import squared_distances
 SURE = 1e-6  # p is kept this far below 1, where log(1 − p) has no bound
 
 
-def denoising(reconstruction: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+def denoising(
+    reconstruction: torch.Tensor, clean: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""Mean squared error against the clean image, $\frac1N\sum_{ij}(y_{ij}-\hat y_{ij})^2$.
 
     N counts pixels, so the value does not depend on the image size.
     """
-    return F.mse_loss(reconstruction.float(), clean.float())
+    if weights is None:
+        return F.mse_loss(reconstruction.float(), clean.float())
+    squares = F.mse_loss(reconstruction.float(), clean.float(), reduction="none")
+    return _mean(squares.flatten(1).mean(1), weights)
+
+
+def _mean(of_images: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return of_images.mean() if weights is None else (weights * of_images).mean()
 
 
 def overconfidence(
-    logits: torch.Tensor, labels: torch.Tensor, k: float = 1.0, label_smoothing: float = 0.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    k: float = 1.0,
+    label_smoothing: float = 0.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Cross-entropy that punishes being wrong and sure.
 
@@ -34,13 +51,24 @@ def overconfidence(
     p = log_p.exp()
     wrong = -p * torch.log1p(-p.clamp(max=1 - SURE))
     wrong = wrong.scatter(1, labels[:, None], 0.0)
-    right = F.nll_loss(log_p, labels)
-    if label_smoothing:
-        right = (1 - label_smoothing) * right - label_smoothing * log_p.mean()
-    return right + k * wrong.sum(1).mean()
+    right = _cross_entropy(log_p, labels, label_smoothing, weights)
+    return right + k * _mean(wrong.sum(1), weights)
 
 
-def std_of_wrong(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _cross_entropy(
+    log_p: torch.Tensor, labels: torch.Tensor, smoothing: float, weights: torch.Tensor | None
+) -> torch.Tensor:
+    if weights is None:
+        right, even = F.nll_loss(log_p, labels), log_p.mean()
+    else:
+        right = _mean(F.nll_loss(log_p, labels, reduction="none"), weights)
+        even = _mean(log_p.mean(1), weights)
+    return (1 - smoothing) * right - smoothing * even if smoothing else right
+
+
+def std_of_wrong(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""Standard deviation of the probabilities of wrongly classified images.
 
     $L_{std} = \mathbb 1[t\ne\arg\max p]\,\mathrm{std}(p)$, mean over the batch, in $[0, 1/2)$; small when
@@ -53,7 +81,7 @@ def std_of_wrong(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     p = logits.float().softmax(1)
     is_wrong = p.argmax(1) != labels
     spread = (p.var(1, correction=0) + 1e-12).sqrt()
-    return (is_wrong * spread).mean()
+    return _mean(is_wrong * spread, weights)
 
 
 def uniformity(logits: torch.Tensor) -> torch.Tensor:
@@ -82,7 +110,12 @@ def turning(
     return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
 
 
-def pull(embedding: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+def pull(
+    embedding: torch.Tensor,
+    labels: torch.Tensor,
+    prototypes: torch.Tensor,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     r"""Half the squared distance to the own prototype, $\frac12\|z-m_y\|^2$, mean over the batch.
 
     Embedding B×D, prototypes C×D. Beside distance-based cross-entropy it makes GCPL.
@@ -90,7 +123,7 @@ def pull(embedding: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor
     Source: Yang et al., 2018, "Robust classification with convolutional prototype learning", whose
     code sums over the batch.
     """
-    return (embedding.float() - prototypes[labels]).square().sum(1).mean() / 2
+    return _mean((embedding.float() - prototypes[labels]).square().sum(1), weights) / 2
 
 
 def supervised_contrastive(

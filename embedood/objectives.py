@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embedood import losses, models, noise
+from embedood import losses, models, noise, samplers
 from embedood.config import Experiment
+from embedood.samplers import Step
 
-Objective = Callable[
-    [nn.Module, torch.Tensor, torch.Tensor, torch.Generator], dict[str, torch.Tensor]
-]
+
+class Objective(Protocol):
+    """A model, images B×C×H×W in [0, 1] and labels B to the terms of a step and what they came from.
+
+    `weights`, B numbers, are multiplied by each image's loss.
+    """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step: ...
 
 
 def classification(experiment: Experiment) -> Objective:
@@ -25,8 +39,43 @@ def classification(experiment: Experiment) -> Objective:
     (+ `pull_weight` · L_pull, for a head of prototypes). A network without a decoder is trained
     without L_den.
     """
+
+    def objective(
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
+        clean, shown, turns = _shown(experiment, images, generator)
+        answer = _forward(model, shown)
+        logits, embedding = answer.logits[: len(clean)], answer.embedding[: len(clean)]
+        terms = {
+            "classification": losses.overconfidence(logits, labels, **_sure(experiment, weights)),
+            "std": losses.std_of_wrong(logits, labels, weights),
+        }
+        if answer.reconstruction is not None:
+            shown_again = answer.reconstruction[: len(clean)]
+            terms["mse"] = losses.denoising(shown_again, clean, weights)
+        if experiment.losses.outlier_weight:
+            terms["outlier"] = losses.uniformity(answer.logits[len(turns) :])
+        if experiment.losses.turning_weight:
+            terms["turning"] = _turning(experiment, model, answer, labels, turns)
+        if experiment.losses.pull_weight:
+            prototypes = model.get_parameter("head.prototypes")
+            terms["pull"] = losses.pull(embedding, labels, prototypes, weights)
+        weight_of = _weights(experiment)
+        loss = sum((weight_of[n] * term for n, term in terms.items()), start=torch.zeros(()))
+        summary = {"loss": loss, "accuracy": _accuracy(logits, labels)}
+        return Step(summary | terms, embedding, logits)
+
+    return objective
+
+
+def _weights(experiment: Experiment) -> dict[str, float]:
+    """What each term of `classification` is multiplied by."""
     weights = experiment.losses
-    weight_of = {
+    return {
         "classification": 1.0,
         "std": weights.std_weight,
         "mse": weights.denoising_weight,
@@ -35,35 +84,26 @@ def classification(experiment: Experiment) -> Objective:
         "pull": weights.pull_weight,
     }
 
-    def objective(
-        model: nn.Module, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
-        clean, shown, turns = _shown(experiment, images, generator)
-        answer = _forward(model, shown)
-        logits, known = answer.logits[: len(clean)], len(turns)
-        terms = {
-            "classification": losses.overconfidence(
-                logits, labels, weights.overconfidence_weight, weights.label_smoothing
-            ),
-            "std": losses.std_of_wrong(logits, labels),
-        }
-        if answer.reconstruction is not None:
-            terms["mse"] = losses.denoising(answer.reconstruction[: len(clean)], clean)
-        if weights.outlier_weight:
-            terms["outlier"] = losses.uniformity(answer.logits[known:])
-        if weights.turning_weight:
-            second_head = model.get_submodule("turned")
-            of_turned = torch.cat([labels, labels[: known - len(labels)]])
-            terms["turning"] = losses.turning(
-                second_head(answer.embedding[:known]), of_turned, turns, weights.label_smoothing
-            )
-        if weights.pull_weight:
-            prototypes = model.get_parameter("head.prototypes")
-            terms["pull"] = losses.pull(answer.embedding[: len(clean)], labels, prototypes)
-        loss = sum((weight_of[n] * term for n, term in terms.items()), start=torch.zeros(()))
-        return {"loss": loss, "accuracy": _accuracy(logits, labels)} | terms
 
-    return objective
+def _sure(experiment: Experiment, weights: torch.Tensor | None) -> dict[str, Any]:
+    """The settings of `losses.overconfidence`."""
+    chosen = experiment.losses
+    k, smoothing = chosen.overconfidence_weight, chosen.label_smoothing
+    return {"k": k, "label_smoothing": smoothing, "weights": weights}
+
+
+def _turning(
+    experiment: Experiment,
+    model: nn.Module,
+    answer: models.Forward,
+    labels: torch.Tensor,
+    turns: torch.Tensor,
+) -> torch.Tensor:
+    """The loss of the second head on the batch and on its first half, which is shown turned."""
+    second_head = model.get_submodule("turned")
+    of_turned = torch.cat([labels, labels[: len(turns) - len(labels)]])
+    logits = second_head(answer.embedding[: len(turns)])
+    return losses.turning(logits, of_turned, turns, experiment.losses.label_smoothing)
 
 
 def _shown(
@@ -97,11 +137,16 @@ def contrastive(experiment: Experiment) -> Objective:
     temperature = experiment.network.temperature
 
     def objective(
-        model: nn.Module, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
         views = [augmented(experiment, images, generator) for _ in range(2)]
         z = _forward(model, torch.cat(views)).embedding
-        return {"loss": losses.supervised_contrastive(z, labels.repeat(2), temperature)}
+        terms = {"loss": losses.supervised_contrastive(z, labels.repeat(2), temperature)}
+        return Step(terms, z[: len(labels)], None)
 
     return objective
 
@@ -109,18 +154,50 @@ def contrastive(experiment: Experiment) -> Objective:
 def episodic(experiment: Experiment) -> Objective:
     """Return prototypical episodes: classify the queries by the means of the support.
 
-    The batch is an episode of `samplers.episodes`. The head is set from class means after training.
+    The batch is an episode of a class sampler, class by class. The head is set from class means after
+    training.
     """
     ways, shots = experiment.schedule.ways, experiment.schedule.shots
     temperature = experiment.network.temperature
 
     def objective(
-        model: nn.Module, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
         z = _forward(model, augmented(experiment, images, generator)).embedding
         logits = losses.episode_logits(z, ways, shots, temperature)
         place = torch.arange(ways, device=z.device).repeat_interleave(len(logits) // ways)
-        return {"loss": F.cross_entropy(logits, place), "accuracy": _accuracy(logits, place)}
+        terms = {"loss": F.cross_entropy(logits, place), "accuracy": _accuracy(logits, place)}
+        rows = torch.arange(len(labels), device=z.device).view(ways, -1)
+        return Step(terms, z, logits, labels[rows[:, 0]], rows[:, shots:].flatten())
+
+    return objective
+
+
+def episodic_softmax(experiment: Experiment) -> Objective:
+    """Return episodes in which the head compares the classes of the batch only.
+
+    Cross-entropy, as in `classification`, of the softmax over the columns of the head that belong to
+    classes in the batch; with a cosine head this is the normalised softmax of an episode. The head is
+    trained along.
+    """
+
+    def objective(
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
+        answer = _forward(model, augmented(experiment, images, generator))
+        classes, place = labels.unique(return_inverse=True)
+        logits = answer.logits[:, classes]
+        loss = losses.overconfidence(logits, place, **_sure(experiment, weights))
+        terms = {"loss": loss, "accuracy": _accuracy(logits, place)}
+        return Step(terms, answer.embedding, logits, classes)
 
     return objective
 
@@ -129,21 +206,33 @@ OBJECTIVES: dict[str, Callable[[Experiment], Objective]] = {
     "classification": classification,
     "contrastive": contrastive,
     "episodes": episodic,
+    "episodes_softmax": episodic_softmax,
 }
 LEAVE_THE_HEAD = ("contrastive", "episodes")
+NEED_WAYS = ("episodes", "episodes_softmax")
 
 
 def of(experiment: Experiment) -> Objective:
     """Return the objective that an experiment asks for.
 
-    Raises `ValueError` for an unknown name, or one that leaves the head untrained (`LEAVE_THE_HEAD`)
-    with a linear head, which cannot be set from class means.
+    Raises `ValueError` for an unknown name, one that leaves the head untrained (`LEAVE_THE_HEAD`) with
+    a linear head, which cannot be set from class means, episodes without classes to draw, or a sampler
+    whose weights would not reach all of the loss.
     """
     name, head = experiment.losses.objective, experiment.network.head
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}; the objectives are {', '.join(OBJECTIVES)}")
     if name in LEAVE_THE_HEAD and head == "linear":
         raise ValueError(f"{name} needs a head that class means can set: cosine or prototypes")
+    if name in NEED_WAYS and not experiment.schedule.ways:
+        raise ValueError(f"{name} needs classes to draw for each batch: set ways")
+    terms = experiment.losses
+    whole = name == "classification" and not (terms.outlier_weight or terms.turning_weight)
+    if experiment.sampling.sampler in samplers.WEIGHTED and not whole:
+        raise ValueError(
+            f"{experiment.sampling.sampler} weights images, which only classification without "
+            "outliers and turned images can do"
+        )
     return OBJECTIVES[name](experiment)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from embedood import data, models, objectives, runtime, splits, training
+from embedood import data, models, objectives, runtime, samplers, splits, training
 from embedood.config import Experiment
 from embedood.models import Classifier
 from embedood.splits import Split
@@ -99,12 +99,13 @@ def _train(
     _write(folder / "config.json", experiment.to_dict())
     images = torch.from_numpy(split.train.images).to(device)
     labels = torch.from_numpy(split.train.labels).to(device)
+    generator = runtime.generator(experiment.seed, "training", device=device)
     history = training.train(
         model.to(device),
         objectives.of(experiment),
         training.TrainingSet(images, labels),
         experiment.schedule,
-        experiment.seed,
+        samplers.of(experiment, labels, generator),
         folder / "checkpoint.pt",
         quiet,
     )

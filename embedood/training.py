@@ -15,9 +15,11 @@ from torch import nn
 from torch.optim import swa_utils
 from tqdm import tqdm
 
-from embedood import runtime, samplers
+from embedood import models, runtime
 from embedood.config import Schedule
 from embedood.objectives import Objective
+from embedood.samplers import Sampler
+from embedood.samplers.base import Look
 
 
 @dataclass
@@ -33,48 +35,47 @@ def train(
     objective: Objective,
     data: TrainingSet,
     schedule: Schedule,
-    seed: int,
+    sampler: Sampler,
     checkpoint: Path | None = None,
     quiet: bool | None = None,
 ) -> list[dict[str, float]]:
     """Train the model in place and return one row of means per epoch.
 
-    AdamW under OneCycle; each epoch visits every image once, in an order drawn from the seed, or
-    draws as many batches of episodes. With a `checkpoint` path the whole state is kept there after
-    each epoch, and a call that finds one goes on from it to the identical end. `quiet` hides the bar;
-    by default it shows only on a terminal.
+    AdamW under OneCycle; the `sampler` says which images make a batch and how many batches an epoch,
+    and its generator is that of all that is random here. With a `checkpoint` path the whole state is
+    kept there after each epoch, and a call that finds one goes on from it to the identical end. `quiet`
+    hides the bar; by default it shows only on a terminal.
 
     Raises `FloatingPointError` when the loss is no longer finite.
     """
-    device = data.images.device
-    side = data.images.shape[-1]
-    generator = runtime.generator(seed, "training", device=device)
-    steps = -(-len(data.images) // schedule.batch_size)
-    batches = samplers.of(schedule)
+    device, generator = data.images.device, sampler.generator
     optimizer = torch.optim.AdamW(
         model.parameters(), weight_decay=schedule.weight_decay, fused=True
     )
     one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=steps * schedule.epochs
+        optimizer, schedule.learning_rate, total_steps=len(sampler) * schedule.epochs
     )
     average = _average(model, schedule.averaging)
     parts = {"model": model, "optimizer": optimizer, "schedule": one_cycle, "average": average}
-    state = _State(parts, generator)
+    state = _State(parts | {"sampler": sampler}, generator)
     history = state.restore(checkpoint)
     model.train()
     for epoch in range(len(history), schedule.epochs):
         meter = _Meter(f"epoch {epoch + 1}/{schedule.epochs}", len(data.images), quiet)
-        for batch in batches(data.labels, generator):
-            images = _sized(data.images[batch].float().div_(255), side_in(schedule, epoch, side))
+        side = side_in(schedule, epoch, data.images.shape[-1])
+        sampler.look = _look(model, data, side)
+        for batch in sampler:
+            images = _images(data, batch, side)
             with runtime.autocast(device):
-                terms = objective(model, images, data.labels[batch], generator)
+                step = objective(model, images, data.labels[batch], generator, sampler.weights)
             optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
+            step.terms["loss"].backward()
             optimizer.step()
             one_cycle.step()
             if average:
                 average.update_parameters(model)
-            meter.add(terms, len(batch))
+            sampler.observe(batch, step)
+            meter.add(step.terms, len(batch))
         history.append(meter.close())
         state.save(checkpoint, history)
     if average:
@@ -96,10 +97,27 @@ def side_in(schedule: Schedule, epoch: int, side: int) -> int:
     return min(side, 4 * round(grown / 4))
 
 
-def _sized(images: torch.Tensor, side: int) -> torch.Tensor:
+def _images(data: TrainingSet, rows: torch.Tensor, side: int) -> torch.Tensor:
+    """Return images of the data by their rows, in [0, 1], of a side."""
+    images = data.images[rows].float().div_(255)
     if side == images.shape[-1]:
         return images
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
+def _look(model: nn.Module, data: TrainingSet, side: int) -> Look:
+    """Return what gives logits B×C of images by their rows: not augmented, in eval mode."""
+
+    @torch.no_grad()
+    def look(rows: torch.Tensor) -> torch.Tensor:
+        images = _images(data, rows, side)
+        model.eval()
+        with runtime.autocast(images.device):
+            answer = model(images.contiguous(memory_format=models.memory_format(model)))
+        model.train()
+        return answer.logits
+
+    return look
 
 
 def _average(model: nn.Module, decay: float) -> swa_utils.AveragedModel | None:
@@ -131,7 +149,8 @@ class _State:
             return []
         state = torch.load(path, weights_only=True)
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            # Checkpoints from before samplers had a state go on: their samplers need none.
+            part.load_state_dict(state.get(name, {}))
         self.generator.set_state(state["generator"])
         return state["history"]
 

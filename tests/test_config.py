@@ -59,6 +59,16 @@ def test_only_what_differs_from_the_defaults_decides_the_key():
     assert config._difference({"a": 1, "new": 0}, {"a": 2, "new": 0}) == {"a": 1}
 
 
+def test_keys_are_those_under_which_trained_models_are_kept():
+    """Of presets as they were before samplers could be chosen."""
+    kept = {
+        "report": "8b8e6219fa50", "compact_turning": "9231accb271c", "gcpl": "81fc088d3e65",
+        "episodes": "137158904eab", "contrastive": "2855424afaf5",
+    }  # fmt: skip
+    assert {name: config.preset(name).key for name in kept} == kept
+    assert config.preset("episodes", sampler="tournament").key != kept["episodes"]
+
+
 def test_a_changed_default_raises_the_training_revision():
     """The key does not see defaults: whoever changes one raises the revision, and then this table."""
     defaults = {n: f for s in config.Experiment().to_dict().values() if isinstance(s, dict)

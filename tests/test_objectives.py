@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedood import config, losses, models, objectives, outputs, runs, runtime
+from embedood import config, losses, models, objectives, outputs, runs, runtime, samplers
 
 SMALL = {
     "data_name": "glyph-100", "width": 4, "epochs": 1, "train_limit": 800,
@@ -34,7 +34,7 @@ def test_gcpl_adds_its_pull_to_the_distance_based_cross_entropy():
     model = network(experiment).train()
     model.head.set_means(torch.randn(4, 32))
     images, labels = batch()
-    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0))
+    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0)).terms
     answer = network_like(model, images)
     wanted = F.cross_entropy(answer.logits, labels)
     pull = (answer.embedding - model.head.prototypes[labels]).square().sum(1).mean() / 2
@@ -50,7 +50,7 @@ def test_contrastive_learning_sees_two_views_of_each_image():
     experiment = plain("contrastive")
     model = network(experiment).train()
     images, labels = batch()
-    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0))
+    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0)).terms
     z = network_like(model, torch.cat([images, images])).embedding
     wanted = losses.supervised_contrastive(z, labels.repeat(2), 0.1)
     torch.testing.assert_close(terms["loss"], wanted, rtol=1e-4, atol=1e-5)
@@ -60,13 +60,90 @@ def test_an_episode_is_right_where_the_nearest_mean_is():
     experiment = plain("episodes", ways=4, shots=2, batch_size=12)
     model = network(experiment).train()
     images, labels = batch()
-    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0))
+    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0)).terms
     z = network_like(model, images).embedding.view(4, 3, -1)
     distances = torch.cdist(z[:, 2], z[:, :2].mean(1))
     torch.testing.assert_close(
         terms["accuracy"], (distances.argmin(1) == torch.arange(4)).float().mean()
     )
     assert torch.isfinite(terms["loss"])
+
+
+def test_an_episode_of_the_softmax_compares_the_classes_of_the_batch_only():
+    experiment = plain("episodes_softmax")
+    model = network(experiment, classes=9).train()
+    images, labels = batch()
+    labels = torch.tensor([1, 4, 6, 8])[labels].flip(0)
+    step = objectives.of(experiment)(model, images, labels, runtime.generator(0))
+    answer = network_like(model, images)
+    cosines = answer.embedding @ F.normalize(model.head.directions[[1, 4, 6, 8]]).T
+    wanted = F.cross_entropy(cosines / 0.0625, torch.arange(4).repeat_interleave(3).flip(0))
+    torch.testing.assert_close(step.terms["loss"], wanted, rtol=1e-3, atol=1e-3)
+    step.terms["loss"].backward()
+    moved = model.head.directions.grad.abs().sum(1) > 0
+    assert moved.nonzero()[:, 0].tolist() == [1, 4, 6, 8]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "episodes", "episodes_softmax"])
+def test_a_step_says_whose_logits_are_whose(name):
+    """The loss that is read from the step's logits is the one that the objective made small."""
+    experiment = plain(name, ways=4, shots=2, batch_size=12)
+    images, labels = batch()
+    order = torch.arange(12) if name == "episodes" else torch.arange(12).flip(0)
+    labels = torch.tensor([3, 1, 0, 2])[labels][order]
+    model = network(experiment).train()
+    step = objectives.of(experiment)(model, images[order], labels, runtime.generator(0))
+    asked = samplers.answers(step, labels)
+    found = asked.losses.mean().float()
+    torch.testing.assert_close(found, step.terms["loss"].detach(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(asked.labels, labels[asked.rows])
+    assert step.embedding.shape == (12, 32)
+
+
+def test_contrastive_learning_gives_the_embedding_of_one_view():
+    experiment = plain("contrastive")
+    images, labels = batch()
+    step = objectives.of(experiment)(network(experiment), images, labels, runtime.generator(0))
+    assert len(step.embedding) == len(labels)
+    assert step.logits is None
+
+
+@pytest.mark.parametrize("name", ["report", "gcpl"])
+def test_weights_reach_every_term_of_the_loss(name):
+    """Weights of 2 and 0 make the loss of half a batch; batch norm keeps seeing all of it."""
+    experiment = config.preset(
+        name, shift=0, flip=0.0, noised_share=0.0, pull_weight=0.1 * (name == "gcpl"),
+        overconfidence_weight=1.0, label_smoothing=0.1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net, channels = experiment.network, 1 if name == "report" else 3
+    model = models.build(net.architecture, 4, 4, channels, head=net.head).eval()
+    images, labels = batch()
+    images, half = images[:, :channels, :28, :28], torch.arange(12) < 6
+    objective = objectives.of(experiment)
+    weighted = objective(model, images, labels, runtime.generator(0), 2.0 * half).terms
+    part = objective(model, images[half], labels[half], runtime.generator(0)).terms
+    assert weighted.keys() == part.keys()
+    for term in weighted.keys() - {"accuracy"}:
+        torch.testing.assert_close(weighted[term], part[term], rtol=1e-3, atol=1e-5)
+    ones = objective(model, images, labels, runtime.generator(0), torch.ones(12)).terms
+    plain_loss = objective(model, images, labels, runtime.generator(0)).terms["loss"]
+    torch.testing.assert_close(ones["loss"], plain_loss, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["compact_outliers", "compact_turning", "contrastive", "episodes", "episodes_softmax"]
+)
+def test_weights_that_would_not_reach_the_loss_are_refused(name):
+    experiment = config.preset(name, sampler="gradient_norm")
+    with pytest.raises(ValueError, match="gradient_norm weights images, which only classification"):
+        objectives.of(experiment)
+
+
+@pytest.mark.parametrize("name", objectives.NEED_WAYS)
+def test_episodes_without_classes_to_draw_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} needs classes to draw for each batch: set ways"):
+        objectives.of(config.preset(name, ways=0))
 
 
 @pytest.mark.parametrize("name", objectives.LEAVE_THE_HEAD)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from embedood import config, models, outputs, runs, runtime, training
+from embedood.samplers import Step, UniformImageSampler
 from embedood.splits import Part
 
 TINY = {"data_name": "mnist-5k", "width": 2, "train_limit": 400, "batch_size": 50}
@@ -112,23 +113,28 @@ def test_killed_in_the_middle_it_resumes_to_the_identical_weights(cache, tmp_pat
     assert_same(resumed, weights(runs.fit(experiment)))
 
 
+def shuffled(data):
+    return UniformImageSampler(data.labels, runtime.generator(0), 10)
+
+
 def test_averaged_weights_are_the_moving_average_of_every_step(monkeypatch):
     """By hand: the first step as it is, then 0.6 of the old average and 0.4 of the new weights."""
     torch.manual_seed(0)
     model, seen = torch.nn.Linear(3, 2), []
 
-    def objective(model, images, labels, generator):
+    def objective(model, images, labels, generator, weights):
         seen.append(model.weight.detach().clone())
-        return {"loss": model(images.flatten(1)).square().mean()}
+        return Step({"loss": model(images.flatten(1)).square().mean()}, images, None)
 
     images = torch.randint(0, 256, (40, 3, 1, 1), dtype=torch.uint8)
     data = training.TrainingSet(images, torch.zeros(40, dtype=torch.long))
     schedule = config.Schedule(epochs=2, batch_size=10, averaging=0.6)
     last = torch.nn.Linear(3, 2)
     last.load_state_dict(model.state_dict())
-    training.train(last, objective, data, config.Schedule(epochs=2, batch_size=10), 0, quiet=True)
+    plain = config.Schedule(epochs=2, batch_size=10)
+    training.train(last, objective, data, plain, shuffled(data), quiet=True)
     seen.clear()
-    training.train(model, objective, data, schedule, 0, quiet=True)
+    training.train(model, objective, data, schedule, shuffled(data), quiet=True)
     average = seen[1]
     for weight in [*seen[2:], last.weight.detach()]:
         average = 0.6 * average + 0.4 * weight
@@ -162,14 +168,14 @@ def test_images_grow_to_their_whole_side_in_two_thirds_of_the_epochs():
 def test_the_network_sees_the_smaller_images(monkeypatch):
     sides = []
 
-    def objective(model, images, labels, generator):
+    def objective(model, images, labels, generator, weights):
         sides.append(images.shape[-1])
-        return {"loss": model(images.mean((2, 3))).square().mean()}
+        return Step({"loss": model(images.mean((2, 3))).square().mean()}, images, None)
 
     images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)
     data = training.TrainingSet(images, torch.zeros(10, dtype=torch.long))
     schedule = config.Schedule(epochs=3, batch_size=10, first_side=16)
-    training.train(torch.nn.Linear(3, 2), objective, data, schedule, 0, quiet=True)
+    training.train(torch.nn.Linear(3, 2), objective, data, schedule, shuffled(data), quiet=True)
     assert sides == [16, 24, 32]
 
 

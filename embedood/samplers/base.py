@@ -1,0 +1,107 @@
+"""What all samplers share, and what a training step tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils.data
+
+Look = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Step(NamedTuple):
+    """What a training step made small, and what it computed on the way.
+
+    `logits` are M×K: of all B images over all C classes, or, where `answered` and `classes` are given,
+    of M images, rows of the batch, over K classes.
+    """
+
+    terms: dict[str, torch.Tensor]  # "loss" and its parts, each one number
+    embedding: torch.Tensor  # B×D
+    logits: torch.Tensor | None  # None where the objective has none
+    classes: torch.Tensor | None = None  # the labels of the K columns
+    answered: torch.Tensor | None = None  # the M rows of the batch
+
+
+class Answers(NamedTuple):
+    """Whom a step asked, and what the network said: M images, K classes."""
+
+    rows: torch.Tensor  # M, rows of the batch
+    labels: torch.Tensor  # M
+    column: torch.Tensor  # the column of each class that has one
+    log_p: torch.Tensor  # M×K, float64
+
+    @property
+    def losses(self) -> torch.Tensor:
+        """The cross-entropy of each image, in nats, M."""
+        return -self.log_p.gather(1, self.column[self.labels, None])[:, 0]
+
+    @property
+    def gradient_norms(self) -> torch.Tensor:
+        r"""$\|p-e_y\|$ of each image, the gradient of its loss by its logits, M, in $[0,\sqrt2]$."""
+        p = self.log_p.exp()
+        right = p.gather(1, self.column[self.labels, None])
+        return (p.square().sum(1) + 1 - 2 * right[:, 0]).clamp_min(0).sqrt()
+
+
+@torch.no_grad()
+def answers(step: Step, labels: torch.Tensor) -> Answers:
+    """Return the answers of a step to a batch with labels B.
+
+    Raises `ValueError` for a step without logits.
+    """
+    if step.logits is None:
+        raise ValueError("this sampler reads logits, and the objective of this training has none")
+    log_p = step.logits.detach().double().log_softmax(1)
+    column = torch.arange(log_p.shape[1], device=labels.device)
+    if step.classes is not None:
+        order, column = column, column.new_zeros(int(step.classes.max()) + 1)
+        column[step.classes] = order
+    rows = torch.arange(len(labels), device=labels.device)
+    rows = rows if step.answered is None else step.answered
+    return Answers(rows, labels[rows], column, log_p)
+
+
+class Sampler(torch.utils.data.Sampler[torch.Tensor]):
+    """Base of all samplers: an iterable of batches, each a tensor of row numbers; an epoch long.
+
+    `labels` are int64 N; a `DataLoader` takes a sampler as its `batch_sampler`. Every draw comes from
+    `generator`, which lives on the device of the labels. Whoever trains may call `observe` after each
+    step, which is what the samplers that follow the training live on, set `look`, which returns the
+    logits B×C of images by their rows, and multiply each image's loss by `weights`, where there are
+    any. These belong to the batch that was yielded last, so batches must not be fetched ahead.
+
+    Raises `ValueError` for no labels, labels that are not whole numbers ≥ 0, or another device.
+    """
+
+    weights: torch.Tensor | None = None
+    look: Look | None = None
+
+    def __init__(self, labels: torch.Tensor, generator: torch.Generator):
+        if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.min() < 0:
+            raise ValueError(
+                f"labels must be N ≥ 1 whole numbers from 0 on, got {tuple(labels.shape)}, "
+                f"{labels.dtype}"
+            )
+        if generator.device != labels.device:
+            raise ValueError(f"the generator is on {generator.device}, labels on {labels.device}")
+        self.labels, self.generator = labels, generator
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        raise NotImplementedError
+
+    def observe(self, batch: torch.Tensor, step: Step) -> None:
+        """Learn from what a training step computed on a batch of rows; most learn nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that decides the next epochs, but for the generator's state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state between two epochs; raises `KeyError` for that of another sampler."""
