@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp, softmax
 from scipy.stats import multivariate_normal
 from scorer_outputs import CLASSES, DIMENSIONS, deficient, made, real
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import LedoitWolf, empirical_covariance, ledoit_wolf, shrunk_covariance
 from sklearn.linear_model import LogisticRegression
 
 from embedood import metrics, scorers
 from embedood.outputs import Outputs
+from embedood.scorers import activations, gaussians
 
 EXPECTED = Path(__file__).with_name("scorers_auroc.json")
 
@@ -259,6 +261,112 @@ def test_fusion_by_logistic_regression_is_scikit_learns():
 # What every scorer keeps to
 
 
+def in_type(kind, o):
+    """The outputs with all numbers but the labels in another type."""
+    arrays = {f.name: getattr(o, f.name) for f in fields(o) if f.name != "labels"}
+    return replace(o, **{n: a.astype(kind) for n, a in arrays.items() if a is not None})
+
+
+single, double = partial(in_type, np.float32), partial(in_type, np.float64)
+
+
+@pytest.mark.parametrize("name", sorted(set(scorers.TABLE) - {"fusion_rank", "fusion_logistic"}))
+def test_float32_arrays_score_as_the_same_numbers_in_float64_do(name):
+    parts = [single(o) for o in (made(seed=1), made(seed=2), made(unseen=True, seed=2))]
+    tests = [single(made(seed=5)), single(made(unseen=True, seed=5))]
+    found = []
+    for turn in (single, double):
+        train, validation, odd = map(turn, parts)
+        scorer = scorers.make(name).fit(train).calibrate(validation, odd)
+        found.append(np.concatenate([scorer.score(turn(o)) for o in tests]))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5 * np.abs(found[1]).mean())
+    areas = [metrics.auroc_unseen(scores, np.arange(800) >= 400) for scores in found]
+    assert areas[0] == pytest.approx(areas[1], abs=1e-5)  # one pair of 160,000 is 6e-6
+
+
+@pytest.mark.parametrize("name", scorers.TABLE)
+def test_float32_scores_alone_or_in_a_batch(name):
+    scorer, test = learned(name, lambda **how: single(made(**how))), single(made(60))
+    together = scorer.score(test)
+    assert together.dtype == np.float64
+    alone = np.concatenate([scorer.score(test[i : i + 1]) for i in range(60)])
+    close = np.isclose(alone, together, rtol=1e-5, atol=1e-5 * np.abs(together).mean())
+    assert close.all() if name != "fusion_rank" else close.mean() > 0.95  # a rank may turn
+
+
+def test_very_sure_float32_images_keep_their_order_and_digits():
+    logits = np.array([[60, 0, 0], [90, 0, 0], [200, 1, 0], [300, 0, 0]], np.float32)
+    sure = Outputs(logits, logits, np.zeros(4, int), np.eye(3), np.zeros(3))
+    for scorer in (scorers.MaxSoftmax(), scorers.GEN(), scorers.Entropy()):
+        found = scorer.score(sure)
+        assert (np.diff(found) < 0).all()
+        assert found[-1] > 0
+        np.testing.assert_allclose(found, scorer.score(double(sure)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_neighbours_almost_equal_to_a_row_keep_their_distances(kind):
+    rng = np.random.default_rng(0)
+    rows = (1 + 1e-3 * rng.normal(size=(300, 16))).astype(kind)
+    rows[10:30] = rows[5]
+    close = replace(made(300), embeddings=rows)
+    unit = norm(rows.astype(np.float64))
+    slow = np.sort(cdist(unit, unit), axis=1)
+    knn = scorers.NearestNeighbour(k=40).fit(close)
+    digits = 1e-3 if kind == np.float32 else 1e-9  # float32 unit rows are exact to 6e-8 only
+    np.testing.assert_allclose(knn.score(close), slow[:, 39], rtol=digits)
+    assert scorers.NearestNeighbour(k=5).fit(close).score(close)[12] == 0
+
+
+@pytest.mark.parametrize("largest", [1, 3, 4, 5, 100])
+def test_gen_is_the_slow_formula(largest):
+    o, p = made(), -np.sort(-made().probabilities, axis=1)[:, :largest]
+    slow = ((p * (1 - p)) ** 0.1).sum(1)
+    np.testing.assert_allclose(scorers.GEN(largest=largest).score(o), slow, rtol=1e-6)
+
+
+@pytest.mark.parametrize("percentile", [0, 30, 65, 90, 99])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_largest_activations_are_those_of_a_stable_sort(percentile, ties):
+    z = np.random.default_rng(0).gamma(1, size=(200, 17))
+    z = np.floor(3 * z) if ties else z
+    kept = max(17 - round(17 * percentile / 100), 1)
+    slow = np.zeros(z.shape, bool)
+    np.put_along_axis(slow, np.argsort(-z, axis=1, kind="stable")[:, :kept], True, axis=1)
+    np.testing.assert_array_equal(activations.largest(z, percentile), slow)
+    found = activations.quantile(z, percentile / 100)
+    assert found == pytest.approx(np.quantile(z, percentile / 100), rel=1e-12)
+
+
+@pytest.mark.parametrize("shrinkage", [None, 0, 0.3])
+@pytest.mark.parametrize("rows", [3, 40, 2500])
+def test_covariance_is_scikit_learns(rows, shrinkage):
+    x = np.random.default_rng(0).normal(size=(rows, 12)) * np.arange(1, 13)
+    means = x.mean(0, keepdims=True)
+    found = gaussians.scatter(x, means, np.zeros(rows, int), np.arange(rows))
+    centred = x - means
+    if shrinkage is None:
+        slow = ledoit_wolf(centred, assume_centered=True)[0]
+    else:
+        slow = shrunk_covariance(empirical_covariance(centred, assume_centered=True), shrinkage)
+    np.testing.assert_allclose(found.covariance(shrinkage), slow, rtol=1e-10, atol=1e-12)
+
+
+def test_separable_labels_give_the_lowest_temperature():
+    sure = replace(made(), logits=20.0 * np.eye(CLASSES)[made().labels])
+    for o in (sure, single(sure)):
+        assert scorers.TemperatureSoftmax().calibrate(o).temperature_ == pytest.approx(0.01)
+
+
+def test_large_finite_numbers_are_not_taken_for_infinite():
+    far = single(made())
+    far.embeddings[0, 0] = 1e30
+    assert np.isfinite(scorers.MaxLogit().score(far)).all()
+    far.embeddings[0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"\(400, 16\), hold 1 NaN"):
+        scorers.MaxLogit().score(far)
+
+
 @pytest.mark.parametrize("name", scorers.TABLE)
 def test_auroc_on_frozen_outputs_is_what_it_was(name):
     scorer = learned(name)
@@ -290,11 +398,6 @@ def test_inputs_stay_as_they_were(name):
 
 @pytest.mark.parametrize("name", scorers.TABLE)
 def test_float32_outputs_do(name):
-    def single(o):
-        arrays = {f.name: getattr(o, f.name).astype(np.float32)
-                  for f in fields(o) if f.name != "labels"}  # fmt: skip
-        return replace(o, **arrays)
-
     scorer = scorers.make(name).fit(single(made(seed=1)))
     scorer.calibrate(single(made(seed=2)), single(made(unseen=True, seed=2)))
     expected = learned(name).score(made())

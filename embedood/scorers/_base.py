@@ -1,8 +1,8 @@
-"""What all scorers share: the verbs, the checks, float64, chunks, and learned arrays."""
+"""What all scorers share: the verbs, the checks, number types, chunks, and learned arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -19,8 +19,10 @@ class NotFittedError(RuntimeError):
 class Scorer:
     """Base of all scorers: a constructor only stores, what is learned are arrays that end in `_`.
 
-    A scorer overrides `_score`, which sees a chunk of rows in float64 and must judge every row by
-    itself, and `_fit` and `_calibrate` where it learns something.
+    A scorer overrides `_score`, which sees a chunk of rows and must judge every row by itself, and
+    `_fit` and `_calibrate` where it learns something. All three see NumPy arrays in float32 where
+    they came so, which halves the time, and in float64 otherwise; what they sum over many rows, and
+    what they decompose, is in float64.
     """
 
     @property
@@ -43,7 +45,7 @@ class Scorer:
         for name in list(self.learned()):
             delattr(self, name)
         self.sizes_ = np.array([train.logits.shape[1], train.embeddings.shape[1]])
-        self._fit(in_double(train))
+        self._fit(in_arrays(train))
         return self
 
     def calibrate(self, validation: Outputs, outliers: Outputs | None = None) -> Self:
@@ -57,7 +59,7 @@ class Scorer:
         elif "outliers" in self.needs:
             raise ValueError(f"{self} learns from pseudo-OOD; calibrate(validation, outliers)")
         self._refuse_other_sizes(validation)
-        self._calibrate(in_double(validation), outliers)
+        self._calibrate(in_arrays(validation), outliers)
         self.calibrated_ = np.array(len(validation))
         return self
 
@@ -71,8 +73,9 @@ class Scorer:
         check(outputs, "outputs")
         self._refuse_unfitted()
         self._refuse_other_sizes(outputs)
-        chunks = (in_double(outputs[rows]) for rows in chunked(len(outputs), chunk_size))
-        return np.concatenate([self._score(chunk) for chunk in chunks])
+        arrays = in_arrays(outputs)
+        chunks = (arrays[rows] for rows in chunked(len(outputs), chunk_size))
+        return np.concatenate([self._score(chunk) for chunk in chunks]).astype(np.float64)
 
     def learned(self) -> dict[str, Any]:
         """Everything learned so far, by attribute name."""
@@ -120,11 +123,24 @@ def check(outputs: Outputs, name: str) -> None:
     if n == 0 or c < 2:
         raise ValueError(f"{name} need at least one row and two classes, got {shapes}")
     for f, array in arrays.items():
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             bad = np.count_nonzero(~np.isfinite(array))
             raise ValueError(
                 f"{f} of {name}, shape {array.shape}, hold {bad} NaN or infinite values"
             )
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Tell whether no value is NaN or infinite, by one product of the array with itself.
+
+    That is finite only where all values are; where it is not, the values may just be large.
+    """
+    if array.dtype in (np.float32, np.float64) and array.flags.c_contiguous:
+        flat = array.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(flat @ flat):
+                return True
+    return bool(np.isfinite(array).all())
 
 
 def check_known(outputs: Outputs, name: str) -> None:
@@ -140,18 +156,43 @@ def check_known(outputs: Outputs, name: str) -> None:
 
 
 def in_double(outputs: Outputs) -> Outputs:
-    """The same outputs as NumPy arrays in float64, so that no score loses digits to float32."""
-    arrays = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
-    double = {n: np.asarray(a, np.float64) for n, a in arrays.items() if a is not None}
-    return replace(outputs, **double | {"labels": np.asarray(outputs.labels)})
+    """The same outputs as NumPy arrays in float64."""
+    return _converted(outputs, lambda array: np.float64)
+
+
+def in_arrays(outputs: Outputs) -> Outputs:
+    """The same outputs as NumPy arrays, without a copy where they are in float32 or float64."""
+    return _converted(outputs, working_type)
+
+
+def working_type(array: np.ndarray) -> type:
+    """The number type in which an array is worked on: float32 for float32 and float16, or float64."""
+    return np.float32 if array.dtype in (np.float16, np.float32) else np.float64
+
+
+def _converted(outputs: Outputs, to: Callable[[np.ndarray], type]) -> Outputs:
+    named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
+    numbers = {f: np.asarray(a, to(a)) for f, a in arrays.items() if f != "labels"}
+    return replace(outputs, **numbers, labels=arrays["labels"])
+
+
+def column_sums(z: np.ndarray) -> np.ndarray:
+    """Sum of the rows, D in float64, of N×D in any type: at most 1024 of them are added in that type."""
+    parts = (z[rows] for rows in chunked(len(z), 1024))
+    return np.sum([np.ones(len(part), z.dtype) @ part for part in parts], axis=0, dtype=np.float64)
 
 
 def class_means(train: Outputs) -> tuple[np.ndarray, np.ndarray]:
     """Mean embedding of every class that has rows, K×D, and each row's place among them, N."""
     _, places = np.unique(train.labels, return_inverse=True)
-    sums = np.zeros((places.max() + 1, train.embeddings.shape[1]))
-    np.add.at(sums, places, train.embeddings)
-    return sums / np.bincount(places)[:, None], places
+    groups = rows_of(places)
+    return np.stack([column_sums(train.embeddings[g]) / len(g) for g in groups]), places
+
+
+def rows_of(places: np.ndarray) -> list[np.ndarray]:
+    """The indices of the rows at place 0, at place 1 … of N places, none of which is empty."""
+    return np.split(np.argsort(places, kind="stable"), np.cumsum(np.bincount(places))[:-1])
 
 
 def unit(z: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedood.outputs import Outputs
-from embedood.scorers._base import Scorer
+from embedood.scorers._base import Scorer, column_sums
 from embedood.scorers.logits import energy
 
 
@@ -40,10 +40,11 @@ class ReAct(Scorer):
     needs = ("train",)
 
     def _fit(self, train: Outputs) -> None:
-        self.limit_ = np.quantile(non_negative(self, train), share_of(self.percentile))
+        self.limit_ = quantile(non_negative(self, train), share_of(self.percentile))
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        clipped = np.minimum(non_negative(self, outputs), self.limit_)
+        z = non_negative(self, outputs)
+        clipped = np.minimum(z, self.limit_.astype(z.dtype))
         return energy(clipped @ outputs.head_weight.T + outputs.head_bias)
 
 
@@ -59,12 +60,13 @@ class DICE(Scorer):
     needs = ("train",)
 
     def _fit(self, train: Outputs) -> None:
-        contribution = train.head_weight * non_negative(self, train).mean(0)
+        contribution = train.head_weight * column_sums(non_negative(self, train)) / len(train)
         keep = contribution > np.quantile(contribution, share_of(self.percentile))
         self.weight_ = np.where(keep, train.head_weight, 0)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        return energy(non_negative(self, outputs) @ self.weight_.T + outputs.head_bias)
+        z = non_negative(self, outputs)
+        return energy(z @ self.weight_.T.astype(z.dtype) + outputs.head_bias)
 
 
 @dataclass
@@ -87,9 +89,9 @@ class ASH(Scorer):
         z = non_negative(self, outputs)
         kept = largest(z, self.percentile)
         if self.variant == "s":
-            pruned = np.where(kept, z, 0) * np.exp(sum_ratio(z, kept))
+            pruned = z * kept * np.exp(sum_ratio(z, kept))
         else:
-            pruned = kept * z.sum(1, keepdims=True) / kept.sum(1, keepdims=True)
+            pruned = kept * (z.sum(1) / np.count_nonzero(kept, axis=1)).astype(z.dtype)[:, None]
         return energy(pruned @ outputs.head_weight.T + outputs.head_bias)
 
 
@@ -111,16 +113,33 @@ class SCALE(Scorer):
         return energy(scaled @ outputs.head_weight.T + outputs.head_bias)
 
 
+def quantile(values: np.ndarray, share: float) -> np.ndarray:
+    """Return the quantile of all values, between two of them in proportion, as `np.quantile` does.
+
+    Finding both by a partition of the flat array is several times as fast.
+    """
+    place = share * (values.size - 1)
+    ordered = np.partition(values, int(place), axis=None)
+    below, above = ordered[int(place)], ordered[int(place) + 1 :]
+    step = above.min() - below if above.size else 0.0
+    return np.float64(below) + (place - int(place)) * np.float64(step)
+
+
 def largest(z: np.ndarray, percentile: float) -> np.ndarray:
     """Return a mask N×D of each row's largest values; of equal ones the first."""
     dimensions = z.shape[1]
     kept = max(dimensions - round(dimensions * share_of(percentile)), 1)
-    mask = np.zeros(z.shape, bool)
-    np.put_along_axis(mask, np.argsort(-z, axis=1, kind="stable")[:, :kept], True, axis=1)
+    least = np.partition(z, dimensions - kept, axis=1)[:, dimensions - kept, None]
+    mask = z >= least
+    crowded = np.flatnonzero(np.count_nonzero(mask, axis=1) > kept)
+    ties = z[crowded] == least[crowded]
+    too_many = np.count_nonzero(mask[crowded], axis=1) - kept
+    from_the_end = ties[:, ::-1].cumsum(1)[:, ::-1]
+    mask[crowded] &= ~(ties & (from_the_end <= too_many[:, None]))
     return mask
 
 
 def sum_ratio(z: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Return $s_1/s_2$, N×1; 1 for a row of zeros."""
-    total, left = (a.sum(1, keepdims=True) for a in (z, np.where(kept, z, 0)))
+    total, left = z.sum(1, keepdims=True), np.vecdot(z, kept)[:, None]
     return np.divide(total, left, out=np.ones_like(total), where=left > 0)

@@ -5,13 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
 from embedood.outputs import Outputs
-from embedood.scorers._base import Scorer, class_means, unit
+from embedood.scorers._base import Scorer, chunked, class_means, column_sums, rows_of, unit
+from embedood.scorers.logits import energy
 
 SINGLE = np.finfo(np.float32).eps
 """What comes from a network is exact to so much: a smaller singular value is noise."""
+
+
+def lengths(z: np.ndarray) -> np.ndarray:
+    """Return the length of each row, N."""
+    return np.sqrt(np.vecdot(z, z))
+
+
+def distances_between(rows: np.ndarray) -> np.ndarray:
+    r"""Return all distances between rows C×D, C×C in float64; of equal rows, 0.
+
+    By $\|a\|^2+\|b\|^2-2ab$; by differences where that loses digits.
+    """
+    centred = np.float64(rows) - np.float64(rows).mean(0)
+    products = centred @ centred.T
+    both = np.diag(products)[:, None] + np.diag(products)
+    found = np.sqrt(np.maximum(both - 2 * products, 0))
+    for a, b in np.argwhere(found**2 <= 1e-6 * both):
+        found[a, b] = np.linalg.norm(centred[a] - centred[b])
+    return found
 
 
 class CosinePrototype(Scorer):
@@ -26,7 +45,8 @@ class CosinePrototype(Scorer):
         self.prototypes_ = unit(class_means(train)[0])
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        return 1 - (unit(outputs.embeddings) @ self.prototypes_.T).max(1)
+        z = unit(outputs.embeddings)
+        return 1 - (z @ self.prototypes_.T.astype(z.dtype)).max(1)
 
 
 class SHE(Scorer):
@@ -49,12 +69,15 @@ class SHE(Scorer):
                 f"{missing}"
             )
         right = train.logits.argmax(1) == train.labels
-        self.patterns_ = class_means(train)[0]
-        for c in np.unique(train.labels[right]):
-            self.patterns_[c] = train.embeddings[right & (train.labels == c)].mean(0)
+        patterns = []
+        for rows in rows_of(train.labels):
+            good = rows[right[rows]] if right[rows].any() else rows
+            patterns.append(column_sums(train.embeddings[good]) / len(good))
+        self.patterns_ = np.stack(patterns)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        return -(outputs.embeddings * self.patterns_[outputs.logits.argmax(1)]).sum(1)
+        z = outputs.embeddings
+        return -np.vecdot(z, self.patterns_.astype(z.dtype)[outputs.logits.argmax(1)])
 
 
 class FDBD(Scorer):
@@ -69,16 +92,18 @@ class FDBD(Scorer):
     needs = ("train",)
 
     def _fit(self, train: Outputs) -> None:
-        self.mean_ = train.embeddings.mean(0)
+        self.mean_ = column_sums(train.embeddings) / len(train)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        weight, logits = outputs.head_weight, outputs.logits
-        between = np.linalg.norm(weight[:, None] - weight, axis=2) + np.eye(len(weight))
+        weight, logits, z = outputs.head_weight, outputs.logits, outputs.embeddings
+        between = distances_between(weight) + np.eye(len(weight))
         if not between.all():
             raise ValueError(f"two of the {len(weight)} classes have the same head_weight")
-        margins = (logits.max(1, keepdims=True) - logits) / between[logits.argmax(1)]
-        away = np.maximum(np.linalg.norm(outputs.embeddings - self.mean_, axis=1), 1e-8)
-        return -margins.sum(1) / (len(weight) - 1) / away
+        inverse = (1 / between).astype(logits.dtype)
+        margins = logits.max(1, keepdims=True) - logits
+        away = lengths(z - self.mean_.astype(z.dtype))
+        summed = np.vecdot(margins, inverse[logits.argmax(1)])
+        return -summed / (len(weight) - 1) / np.maximum(away, 1e-8)
 
 
 @dataclass
@@ -99,12 +124,13 @@ class ViM(Scorer):
     def _fit(self, train: Outputs) -> None:
         noise = max(train.head_weight.shape) * SINGLE
         self.origin_ = -np.linalg.pinv(train.head_weight, rcond=noise) @ train.head_bias
-        shifted = train.embeddings - self.origin_
-        values, vectors = np.linalg.eigh(shifted.T @ shifted / len(train))
+        parts = [train.embeddings[rows] for rows in chunked(len(train), 1024)]
+        products = sum(x.T @ x for x in (z - self.origin_ for z in parts))
+        values, vectors = np.linalg.eigh(products / len(train))
         d = self._kept(values)
         self.residual_ = vectors[:, : len(values) - d]
-        lengths = np.linalg.norm(shifted @ self.residual_, axis=1)
-        self.alpha_ = train.logits.max(1).mean() / lengths.mean()
+        residuals = sum(self._residual(z).sum(dtype=np.float64) for z in parts)
+        self.alpha_ = train.logits.max(1).sum(dtype=np.float64) / residuals
 
     def _kept(self, values: np.ndarray) -> int:
         rank = int((values > (len(values) * SINGLE) ** 2 * values[-1]).sum())
@@ -116,5 +142,9 @@ class ViM(Scorer):
         return d
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        residual = (outputs.embeddings - self.origin_) @ self.residual_
-        return self.alpha_ * np.linalg.norm(residual, axis=1) - logsumexp(outputs.logits, axis=1)
+        return self.alpha_ * self._residual(outputs.embeddings) + energy(outputs.logits)
+
+    def _residual(self, z: np.ndarray) -> np.ndarray:
+        """Return the lengths N of what is left of the rows outside the principal subspace."""
+        shifted = z - self.origin_.astype(z.dtype)
+        return lengths(shifted @ self.residual_.astype(z.dtype))

@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import entr, logsumexp, softmax
+from scipy.optimize import brentq
+from scipy.special import softmax
 
 from embedood.outputs import Outputs
-from embedood.scorers._base import Scorer
+from embedood.scorers._base import Scorer, column_sums, rows_of
+
+FAINT = 1e-30
+"""Sums of exponentials below this are near the end of float32; they are done again in float64."""
+
+
+@dataclass(frozen=True)
+class Exponentials:
+    r"""What $\mathrm{softmax}(\ell)$ is made of, for N×C logits; C of them a row, never 1 − p.
+
+    shifted: $\ell_c-\max\ell\le0$; powers: $e^{\ell_c-\max\ell}$, but 0 for the likeliest class;
+    top: that class, N; others: the sum of the powers, N in float64. The likeliest p is
+    1 / (1 + others): its distance from 1 has all digits however sure an image is.
+    """
+
+    shifted: np.ndarray
+    powers: np.ndarray
+    top: np.ndarray
+    others: np.ndarray
+
+    @classmethod
+    def of(cls, logits: np.ndarray) -> Self:
+        rows, top = np.arange(len(logits)), logits.argmax(1)
+        shifted = logits - logits[rows, top][:, None]
+        powers = np.exp(shifted)
+        powers[rows, top] = 0
+        return cls(shifted, powers, top, powers.sum(1).astype(np.float64))
+
+    @property
+    def log_total(self) -> np.ndarray:
+        r"""$\log\sum_ce^{\ell_c}-\max\ell\ge0$, N."""
+        return np.log1p(self.others)
+
+
+def of_logits(formula: Callable[[Exponentials], np.ndarray], logits: np.ndarray) -> np.ndarray:
+    """Return a formula of each row's exponentials, N in float64; very sure rows in float64."""
+    found = Exponentials.of(logits)
+    scores = formula(found).astype(np.float64, copy=False)
+    faint = found.others < FAINT
+    if logits.dtype == np.float32 and faint.any():
+        scores[faint] = formula(Exponentials.of(logits[faint].astype(np.float64)))
+    return scores
 
 
 def doubt(logits: np.ndarray) -> np.ndarray:
@@ -17,7 +60,12 @@ def doubt(logits: np.ndarray) -> np.ndarray:
 
     Summed over the other classes: very sure images keep their order where $1-p$ would round to 0.
     """
-    return np.sort(softmax(logits, axis=1), axis=1)[:, :-1].sum(1)
+    return of_logits(lambda e: e.others / (1 + e.others), logits)
+
+
+def entropy(e: Exponentials) -> np.ndarray:
+    r"""Return $-\sum_cp_c\log p_c=\log\sum_ce^{x_c}-\sum_cp_cx_c$, N, x the shifted logits."""
+    return e.log_total - np.vecdot(e.powers, e.shifted) / (1 + e.others)
 
 
 class MaxSoftmax(Scorer):
@@ -40,18 +88,42 @@ class TemperatureSoftmax(Scorer):
     needs = ("validation",)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
-        rows = np.arange(len(validation))
-
-        def loss(log_t: float) -> float:
-            scaled = validation.logits / np.exp(log_t)
-            return (logsumexp(scaled, axis=1) - scaled[rows, validation.labels]).mean()
-
-        bounds = np.log([0.01, 100])
-        best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9})
-        self.temperature_ = np.exp(best.x)
+        below = validation.logits - validation.logits.max(1, keepdims=True)
+        self.temperature_ = best_temperature(below, validation.labels)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        return doubt(outputs.logits / self.temperature_)
+        return doubt(outputs.logits / float(self.temperature_))
+
+
+def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    r"""Return the T in 0.01…100 with the least negative log-likelihood of N labels, N×C logits ≤ 0.
+
+    In $\beta=1/T$ that is convex, with the derivative $\frac1N\sum_n\mathrm E_p\ell_n-\ell_{ny_n}$,
+    whose zero is sought between the two ends, or around the zero of every tenth row.
+    """
+    of_label = logits[np.arange(len(logits)), labels]
+
+    def slope(log_beta: float, step: int = 1) -> float:
+        rows = logits[::step]
+        powers = np.exp(rows * logits.dtype.type(np.exp(log_beta)))
+        expected = np.vecdot(powers, rows) / powers.sum(1)
+        return float((expected - of_label[::step]).mean(dtype=np.float64))
+
+    ends = np.log([0.01, 100])
+    near = _zero(lambda b: slope(b, 10), *ends)
+    low, high = max(near - 0.1, ends[0]), min(near + 0.1, ends[1])
+    if not slope(low) < 0 < slope(high):
+        low, high = ends
+    return float(np.exp(-_zero(slope, low, high)))
+
+
+def _zero(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a rising function is zero; the nearer end where it is not in between."""
+    if rising(low) >= 0:
+        return low
+    if rising(high) <= 0:
+        return high
+    return float(brentq(rising, low, high, xtol=1e-10))
 
 
 class MaxLogit(Scorer):
@@ -63,7 +135,11 @@ class MaxLogit(Scorer):
 
 def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     r"""Return $-T\log\sum_c e^{\ell_c/T}$ of N×C logits."""
-    return -temperature * logsumexp(logits / temperature, axis=1)
+    if temperature != 1:
+        logits = logits / temperature
+    top = logits.max(1)
+    total = np.exp(logits - top[:, None]).sum(1)
+    return -temperature * (np.log(total, dtype=np.float64) + top)
 
 
 @dataclass
@@ -80,7 +156,7 @@ class Entropy(Scorer):
     r"""$-\sum_c p_c\log p_c$ in nats, in $[0, \log C]$. Source: Chan et al., 2021."""
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        return entr(softmax(outputs.logits, axis=1)).sum(1)
+        return of_logits(entropy, outputs.logits)
 
 
 @dataclass
@@ -95,10 +171,19 @@ class GEN(Scorer):
     largest: int = 100
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        p = -np.sort(-softmax(outputs.logits, axis=1), axis=1)
-        rest = 1 - p
-        rest[:, 0] = p[:, 1:].sum(1)  # exact where p rounds to 1
-        return ((p * rest) ** self.gamma)[:, : self.largest].sum(1)
+        return of_logits(self._of_likeliest, outputs.logits)
+
+    def _of_likeliest(self, e: Exponentials) -> np.ndarray:
+        r"""With $S=\sum e^{x_c}$, $p(1-p)=e^{x}(S-e^x)/S^2$: to the power γ by its logarithm, N×M."""
+        rest = (1 + e.others[:, None]).astype(e.powers.dtype) - e.powers
+        rest[np.arange(len(rest)), e.top] = np.maximum(e.others, np.finfo(rest.dtype).tiny)
+        terms = np.log(rest, out=rest)
+        terms += e.shifted
+        if self.largest < terms.shape[1]:
+            least_likely = np.argpartition(e.shifted, -self.largest, axis=1)[:, : -self.largest]
+            np.put_along_axis(terms, least_likely, -np.inf, axis=1)
+        terms -= 2 * e.log_total[:, None].astype(terms.dtype)
+        return np.exp(self.gamma * terms).sum(1)
 
 
 class KLMatching(Scorer):
@@ -111,14 +196,18 @@ class KLMatching(Scorer):
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
         p = softmax(validation.logits, axis=1)
-        predicted = p.argmax(1)
-        means = np.stack([p[predicted == c].mean(0) for c in np.unique(predicted)])
-        self.log_typical_ = np.log(np.maximum(means, np.finfo(float).tiny))
+        _, places = np.unique(p.argmax(1), return_inverse=True)
+        means = np.stack([column_sums(p[rows]) / len(rows) for rows in rows_of(places)])
+        self.log_typical_ = np.log(np.maximum(means, np.finfo(p.dtype).tiny))
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        p = softmax(outputs.logits, axis=1)
-        cross = -(p @ self.log_typical_.T).max(1)
-        return np.maximum(cross - entr(p).sum(1), 0)
+        return of_logits(self._divergence, outputs.logits)
+
+    def _divergence(self, e: Exponentials) -> np.ndarray:
+        p = e.powers / (1 + e.others)[:, None].astype(e.powers.dtype)
+        p[np.arange(len(p)), e.top] = 1 / (1 + e.others)
+        cross = -(p @ self.log_typical_.T.astype(p.dtype)).max(1)
+        return np.maximum(cross - entropy(e), 0)
 
 
 @dataclass

@@ -1,15 +1,17 @@
-"""Scores from the nearest training embeddings; those are kept, N×D in float64."""
+"""Scores from the nearest training embeddings; those are kept, N×D."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from embedood.outputs import Outputs
 from embedood.scorers._base import Scorer, chunked, unit
 from embedood.scorers.logits import energy
+
+BLOCK = 256
+"""Rows whose products with the bank are held at a time."""
 
 
 def check_neighbours(k: int, rows: int) -> None:
@@ -38,14 +40,42 @@ class NearestNeighbour(Scorer):
     def _score(self, outputs: Outputs) -> np.ndarray:
         return self._distances(unit(outputs.embeddings))
 
-    def leave_one_out(self) -> np.ndarray:
+    def leave_one_out(self, chunk_size: int = 1024) -> np.ndarray:
         """Return the scores of the training rows, none of which is its own neighbour."""
         self._refuse_unfitted()
-        return self._distances(None)
+        chunks = chunked(len(self.bank_), chunk_size)
+        found = [self._distances(self.bank_[rows], rows.start) for rows in chunks]
+        return np.concatenate(found).astype(np.float64)
 
-    def _distances(self, queries: np.ndarray | None) -> np.ndarray:
-        index = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(self.bank_)
-        return index.kneighbors(queries)[0][:, -1]
+    def _distances(self, queries: np.ndarray, own: int | None = None) -> np.ndarray:
+        """Return the distance to the k-th nearest of unit rows, the first being row `own` of the bank."""
+        dark = np.flatnonzero(~self.bank_[:, :8].any(1))
+        dark = dark[~self.bank_[dark].any(1)]
+        found = []
+        for rows in chunked(len(queries), BLOCK):
+            similar = queries[rows] @ self.bank_.T.astype(queries.dtype, copy=False)
+            similar[:, dark] = 0.5  # so that ‖a‖² + 1 − 2·similar is the squared distance
+            if own is not None:
+                leave_out(similar, own + rows.start)
+            found.append(self._kth_distance(queries[rows], similar))
+        return np.concatenate(found)
+
+    def _kth_distance(self, queries: np.ndarray, similar: np.ndarray) -> np.ndarray:
+        r"""Return $\sqrt{\|a\|^2+1-2s}$ for the k-th largest s of each row, all digits exact.
+
+        That formula is right but for an error near the number type's. Where the distance is not far
+        above it, all that may be among the k nearest is measured again, by differences in float64.
+        """
+        kth = np.partition(similar, -self.k, axis=1)[:, -self.k]
+        squared = np.vecdot(queries, queries) + 1 - 2 * kth
+        distances = np.sqrt(np.maximum(squared, 0))
+        error = 16 * np.finfo(similar.dtype).eps
+        for row in np.flatnonzero(squared < 5e4 * error):
+            near = np.flatnonzero(similar[row] >= kth[row] - error)
+            query, groups = queries[row].astype(np.float64), chunked(len(near), BLOCK)
+            apart = [np.linalg.norm(self.bank_[near[g]] - query, axis=1) for g in groups]
+            distances[row] = np.partition(np.concatenate(apart), self.k - 1)[self.k - 1]
+        return distances
 
 
 @dataclass
@@ -65,27 +95,35 @@ class NNGuide(Scorer):
     def _fit(self, train: Outputs) -> None:
         check_neighbours(self.k, len(train))
         self.confidence_ = _positive_confidence(train.logits)
-        self.bank_ = unit(train.embeddings) * self.confidence_[:, None]
+        weights = self.confidence_.astype(train.embeddings.dtype)
+        self.bank_ = unit(train.embeddings) * weights[:, None]
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        similar = unit(outputs.embeddings) @ self.bank_.T
-        return -_positive_confidence(outputs.logits) * self._mean_of_largest(similar)
+        return -_positive_confidence(outputs.logits) * self._guidance(unit(outputs.embeddings))
 
     def leave_one_out(self, chunk_size: int = 1024) -> np.ndarray:
         """Return the scores of the training rows, none of which is its own neighbour."""
         self._refuse_unfitted()
-        guidance = [self._others(rows) for rows in chunked(len(self.bank_), chunk_size)]
+        chunks = chunked(len(self.bank_), chunk_size)
+        guidance = [self._guidance(unit(self.bank_[rows]), rows.start) for rows in chunks]
         return -self.confidence_ * np.concatenate(guidance)
 
-    def _others(self, rows: slice) -> np.ndarray:
-        similar = unit(self.bank_[rows]) @ self.bank_.T
-        own = np.arange(len(similar))
-        similar[own, own + rows.start] = -np.inf
-        return self._mean_of_largest(similar)
+    def _guidance(self, queries: np.ndarray, own: int | None = None) -> np.ndarray:
+        """Return the mean of the k largest products with the bank; not with row `own` and those after."""
+        found = []
+        for rows in chunked(len(queries), BLOCK):
+            similar = queries[rows] @ self.bank_.T.astype(queries.dtype, copy=False)
+            if own is not None:
+                leave_out(similar, own + rows.start)
+            similar.partition(-self.k, axis=1)  # in place: `similar` is the largest array here
+            found.append(similar[:, -self.k :].mean(1, dtype=np.float64))
+        return np.concatenate(found)
 
-    def _mean_of_largest(self, similar: np.ndarray) -> np.ndarray:
-        similar.partition(-self.k, axis=1)  # in place: `similar` is the largest array here
-        return similar[:, -self.k :].mean(1)
+
+def leave_out(similar: np.ndarray, first: int) -> None:
+    """Make row i of B×N unlike row `first` + i of the bank, in place."""
+    own = np.arange(len(similar))
+    similar[own, own + first] = -np.inf
 
 
 def _positive_confidence(logits: np.ndarray) -> np.ndarray:
