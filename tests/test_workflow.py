@@ -1,5 +1,7 @@
 """The batch on a small project of its own: what is repeated, refused, kept, and continued."""
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from embedood import batch, cli
 from embedood.batch.progress import Progress, last_heading
@@ -329,6 +332,20 @@ def run_again_publishes_the_same(notebook):
     published = notebook.read_bytes()
     batch.publish("quick", ["01"])
     return notebook.read_bytes() == published
+
+
+def picture_in(notebook):
+    outputs = nbformat.read(notebook, as_version=4).cells[-1].outputs
+    return Image.open(io.BytesIO(base64.b64decode(outputs[-1].data["image/png"])))
+
+
+def test_published_pictures_are_the_same_without_an_empty_alpha_channel(project):
+    add_figures(project)
+    job = batch.execute("01", "quick")
+    notebook, _ = batch.publish("quick", ["01"])
+    executed, published = picture_in(job.executed), picture_in(notebook)
+    assert (executed.mode, published.mode) == ("RGBA", "RGB")
+    assert executed.convert("RGB").tobytes() == published.tobytes()
 
 
 def add_page(project, name="map.html"):

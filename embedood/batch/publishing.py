@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 import os
 import shutil
@@ -11,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from embedood.batch.jobs import BatchError, Job, notebook_names, read_notebook, validate
 from embedood.results import code_hash, is_injected, project_root, write_json
@@ -29,12 +33,24 @@ def with_outputs(source: Mapping[str, Any], executed: Mapping[str, Any]) -> dict
     targets = [cell for cell in result["cells"] if cell["cell_type"] == "code"]
     origins = [c for c in executed["cells"] if c["cell_type"] == "code" and not is_injected(c)]
     for number, (target, origin) in enumerate(zip(targets, origins, strict=True), 1):
-        target["outputs"] = copy.deepcopy(origin["outputs"])
+        target["outputs"] = [_lighter(output) for output in copy.deepcopy(origin["outputs"])]
         target["execution_count"] = number if origin["execution_count"] else None
         for output in target["outputs"]:
             if "execution_count" in output:
                 output["execution_count"] = number
     return result
+
+
+def _lighter(output: dict[str, Any]) -> dict[str, Any]:
+    """The same output, its picture without an alpha channel that hides nothing: a tenth smaller."""
+    encoded = output.get("data", {}).get("image/png")
+    if encoded:
+        picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        if picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255):
+            smaller = io.BytesIO()
+            picture.convert("RGB").save(smaller, "PNG", optimize=True)
+            output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode()
+    return output
 
 
 def publishable(job: Job) -> tuple[str, dict[str, Any]]:
