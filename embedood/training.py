@@ -48,16 +48,10 @@ def train(
 
     Raises `FloatingPointError` when the loss is no longer finite.
     """
-    device, generator = data.images.device, sampler.generator
-    optimizer = torch.optim.AdamW(
-        model.parameters(), weight_decay=schedule.weight_decay, fused=True
-    )
-    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=len(sampler) * schedule.epochs
-    )
+    optimizer, one_cycle = _optimizer(model, schedule, len(sampler))
     average = _average(model, schedule.averaging)
     parts = {"model": model, "optimizer": optimizer, "schedule": one_cycle, "average": average}
-    state = _State(parts | {"sampler": sampler}, generator)
+    state = _State(parts | {"sampler": sampler}, sampler.generator)
     history = state.restore(checkpoint)
     model.train()
     for epoch in range(len(history), schedule.epochs):
@@ -66,8 +60,10 @@ def train(
         sampler.look = _look(model, data, side)
         for batch in sampler:
             images = _images(data, batch, side)
-            with runtime.autocast(device):
-                step = objective(model, images, data.labels[batch], generator, sampler.weights)
+            with runtime.autocast(images.device):
+                step = objective(
+                    model, images, data.labels[batch], sampler.generator, sampler.weights
+                )
             optimizer.zero_grad(set_to_none=True)
             step.terms["loss"].backward()
             optimizer.step()
@@ -81,6 +77,19 @@ def train(
     if average:
         model.load_state_dict(average.module.state_dict())
     return history
+
+
+def _optimizer(
+    model: nn.Module, schedule: Schedule, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
+    """Return AdamW and its OneCycle over epochs of so many steps."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), weight_decay=schedule.weight_decay, fused=True
+    )
+    total = steps * schedule.epochs
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, schedule.learning_rate, total_steps=total
+    )
 
 
 def side_in(schedule: Schedule, epoch: int, side: int) -> int:
