@@ -41,17 +41,17 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the model in place and return one row of means per epoch.
 
-    AdamW under OneCycle; the `sampler` says which images make a batch and how many batches an epoch,
-    and its generator is that of all that is random here. With a `checkpoint` path the whole state is
-    kept there after each epoch, and a call that finds one goes on from it to the identical end. `quiet`
-    hides the bar; by default it shows only on a terminal.
+    AdamW under OneCycle; the `sampler` says which images make a batch and how many batches an epoch, and
+    its generator is that of all that is random. With a `checkpoint` path the state is kept there after
+    each epoch, and a call that finds one goes on to the identical end. `quiet` hides the bar.
 
     Raises `FloatingPointError` when the loss is no longer finite.
     """
+    generator = sampler.generator
     optimizer, one_cycle = _optimizer(model, schedule, len(sampler))
     average = _average(model, schedule.averaging)
     parts = {"model": model, "optimizer": optimizer, "schedule": one_cycle, "average": average}
-    state = _State(parts | {"sampler": sampler}, sampler.generator)
+    state = _State(parts | {"sampler": sampler}, generator)
     history = state.restore(checkpoint)
     model.train()
     for epoch in range(len(history), schedule.epochs):
@@ -61,9 +61,7 @@ def train(
         for batch in sampler:
             images = _images(data, batch, side)
             with runtime.autocast(images.device):
-                step = objective(
-                    model, images, data.labels[batch], sampler.generator, sampler.weights
-                )
+                step = objective(model, images, data.labels[batch], generator, sampler.weights)
             optimizer.zero_grad(set_to_none=True)
             step.terms["loss"].backward()
             optimizer.step()

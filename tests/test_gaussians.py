@@ -159,6 +159,17 @@ def test_tied_is_the_pooled_full_one_where_every_batch_has_every_class():
     same(tied.covariances_[0], torch.einsum("c,cij->ij", weights, full.covariances_))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_batches_lack_most_classes_variances_stay_those_of_the_data(kind):
+    """Under a sampler of classes, each is in one batch of ten; every variance is 4."""
+    learned = ClassGaussians(20, 3, kind, pseudo_count=0, decay=0.9)
+    for step in range(400):
+        labels = torch.arange(20) % 2 + 2 * (step % 10)
+        learned.update(labels[:, None] + 2 * normal(20, 3, seed=step), labels)
+    variances = square(learned.means_, learned.covariances_).diagonal(dim1=1, dim2=2)
+    assert variances.mean().item() == pytest.approx(4, rel=0.1)
+
+
 def test_a_class_first_seen_late_has_its_own_mean_at_once_and_others_stay():
     learned = ClassGaussians(3, 2, decay=0.9)
     for seed in range(20):

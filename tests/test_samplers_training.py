@@ -1,5 +1,9 @@
 """Samplers in the training loop: what they are told, what they change, and going on after a kill."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -133,3 +137,13 @@ def test_importance_weights_reach_the_loss_and_looking_changes_nothing_else():
     logits = sampler.look(torch.arange(72))
     assert not logits.requires_grad
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+def test_the_benchmark_ends_with_the_ratio_of_two_steps():
+    script = Path(__file__).parents[1] / "benchmarks" / "samplers.py"
+    printed = subprocess.run(
+        [sys.executable, script, "--small"], text=True, capture_output=True, check=True
+    ).stdout
+    name, ratio = printed.splitlines()[-1].split()
+    assert name == "ratio"
+    assert 1 < float(ratio) < 100

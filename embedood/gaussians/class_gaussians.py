@@ -163,7 +163,10 @@ class ClassGaussians(nn.Module):
 
     @property
     def priors_(self) -> torch.Tensor:
-        """The share of each class among all samples so far, C numbers with sum 1."""
+        """The share of each class among all samples so far, C numbers with sum 1.
+
+        Where a sampler draws the classes, that is how often it drew them, not how frequent they are.
+        """
         self._seen()
         return self.counts_.to(self.running_mean) / self.counts_.sum()
 
