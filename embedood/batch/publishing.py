@@ -46,7 +46,7 @@ def _lighter(output: dict[str, Any]) -> dict[str, Any]:
     encoded = output.get("data", {}).get("image/png")
     if encoded:
         picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
-        if picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255):
+        if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255):
             smaller = io.BytesIO()
             picture.convert("RGB").save(smaller, "PNG", optimize=True)
             output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode()

@@ -173,14 +173,15 @@ def working_type(array: np.ndarray) -> type:
 def _converted(outputs: Outputs, to: Callable[[np.ndarray], type]) -> Outputs:
     named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
     arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
-    numbers = {f: np.asarray(a, to(a)) for f, a in arrays.items() if f != "labels"}
+    numbers: dict[str, Any] = {f: np.asarray(a, to(a)) for f, a in arrays.items() if f != "labels"}
     return replace(outputs, **numbers, labels=arrays["labels"])
 
 
 def column_sums(z: np.ndarray) -> np.ndarray:
     """Sum of the rows, D in float64, of N×D in any type: at most 1024 of them are added in that type."""
     parts = (z[rows] for rows in chunked(len(z), 1024))
-    return np.sum([np.ones(len(part), z.dtype) @ part for part in parts], axis=0, dtype=np.float64)
+    sums = np.stack([np.ones(len(part), z.dtype) @ part for part in parts])
+    return sums.sum(0, dtype=np.float64)
 
 
 def class_means(train: Outputs) -> tuple[np.ndarray, np.ndarray]:

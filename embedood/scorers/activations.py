@@ -113,7 +113,7 @@ class SCALE(Scorer):
         return energy(scaled @ outputs.head_weight.T + outputs.head_bias)
 
 
-def quantile(values: np.ndarray, share: float) -> np.ndarray:
+def quantile(values: np.ndarray, share: float) -> np.float64:
     """Return the quantile of all values, between two of them in proportion, as `np.quantile` does.
 
     Finding both by a partition of the flat array is several times as fast.
