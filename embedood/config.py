@@ -81,7 +81,10 @@ class Schedule:
 
     epochs: int = 3
     batch_size: int = 128
-    learning_rate: float = 3e-3  # the peak of OneCycle
+    learning_rate: float = 3e-3  # the highest
+    rates: str = "one_cycle"  # or "constant", after a linear rise in the first twentieth of the steps
+    steps: int = 0  # of an epoch with `ways`; 0 = as many as visit every image once
+    watch_every: int = 0  # steps between two measurements of the validation accuracy; 0 = none
     weight_decay: float = 0.02
     averaging: float = 0.0  # decay, per step, of a moving average of the weights; 0 = the last ones
     first_side: int = 0  # pixels of the images in the first epoch, growing to all; 0 = all at once
@@ -96,7 +99,7 @@ class Sampling:
     sampler: str = "uniform"  # of samplers.CLASS_SAMPLERS where there are ways, else IMAGE_SAMPLERS
     per_class: int = 0  # images of each class drawn; 0 = batch_size // ways
     divergence: str = "bhattacharyya"  # a name of samplers.DIVERGENCES, or "random", the control
-    overlap: str = "inverse"  # of two classes by their divergence D: 1/D, or "exponential", e^-D
+    overlap: str = "inverse"  # by the divergence D: 1/D, "exponential" e^-D, "relative" e^-D/median
     covariance: str = "diagonal"  # of the classes: a name of gaussians.ClassGaussians
     sampling_temperature: float = 1.0  # of the weights: ∞ = uniform, towards 0 the largest wins
     uniform_floor: float = 0.1  # share of the uniform distribution in each draw

@@ -2,6 +2,7 @@
 
 <EMBEDOOD_RUNS or ~/.cache/embedood/runs>/<key>/
     config.json  weights.safetensors  history.json  provenance.json   (written last: the run is whole)
+    curve.json                                                        (where it was watched)
     checkpoint.pt                                                     (while it trains)
 """
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from embedood import data, models, objectives, runtime, samplers, splits, training
 from embedood.config import Experiment
+from embedood.convergence import Curve, Watch
 from embedood.models import Classifier
 from embedood.splits import Split
 
@@ -34,6 +36,7 @@ class Run:
     model: Classifier
     split: Split
     history: list[dict[str, float]]
+    curve: Curve  # of the validation accuracy; empty unless the schedule asks to watch
     provenance: dict[str, Any]
     folder: Path
 
@@ -57,7 +60,9 @@ def fit(experiment: Experiment, quiet: bool | None = None) -> Run:
             _train(experiment, model, split, folder, quiet)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     history, provenance = _read(folder / "history.json"), _read(folder / "provenance.json")
-    return Run(experiment, model.to(runtime.device()).eval(), split, history, provenance, folder)
+    curve = _read(folder / "curve.json") if experiment.schedule.watch_every else []
+    model = model.to(runtime.device()).eval()
+    return Run(experiment, model, split, history, curve, provenance, folder)
 
 
 def split_of(experiment: Experiment) -> Split:
@@ -100,6 +105,7 @@ def _train(
     images = torch.from_numpy(split.train.images).to(device)
     labels = torch.from_numpy(split.train.labels).to(device)
     generator = runtime.generator(experiment.seed, "training", device=device)
+    watch = _watch(experiment, split, training.TrainingSet(images, labels))
     history = training.train(
         model.to(device),
         objectives.of(experiment),
@@ -108,16 +114,50 @@ def _train(
         samplers.of(experiment, labels, generator),
         folder / "checkpoint.pt",
         quiet,
+        watch,
     )
     if experiment.losses.objective in objectives.LEAVE_THE_HEAD:
-        assert not isinstance(model.head, models.LinearHead), "objectives.of refuses it"
-        model.head.set_means(class_means(model.eval(), images, labels))
+        _set_head(model.eval(), images, labels)
     weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     save_file(weights, folder / "weights.partial")
     (folder / "weights.partial").replace(folder / "weights.safetensors")
     _write(folder / "history.json", history)
+    if watch:
+        _write(folder / "curve.json", watch.rows)
     _write(folder / "provenance.json", _provenance(history, device))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+MEANS_OF = 20  # training images of each class whose mean stands for it while a training is watched
+
+
+def _watch(experiment: Experiment, split: Split, data: training.TrainingSet) -> Watch | None:
+    """Return what measures the accuracy on all validation images, among all classes, or None.
+
+    A head that is not trained along is set from the means of the first training images of each class.
+    """
+    if not experiment.schedule.watch_every:
+        return None
+    images = torch.from_numpy(split.validation.images).to(data.images.device)
+    labels = torch.from_numpy(split.validation.labels).to(data.labels.device)
+    own_head = experiment.losses.objective not in objectives.LEAVE_THE_HEAD
+    some = torch.cat([(data.labels == c).nonzero()[:MEANS_OF, 0] for c in data.labels.unique()])
+
+    def measure(model: Classifier) -> dict[str, float]:
+        if not own_head:
+            _set_head(model, data.images[some], data.labels[some])
+        form = models.memory_format(model)
+        batches = (b.float().div_(255).contiguous(memory_format=form) for b in images.split(512))
+        found = torch.cat([model(batch).logits.argmax(1) for batch in batches])
+        return {"accuracy": (found == labels).float().mean().item()}
+
+    return Watch(experiment.schedule.watch_every, measure)
+
+
+def _set_head(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Set a head that was not trained along from the class means of images."""
+    assert not isinstance(model.head, models.LinearHead), "objectives.of refuses it"
+    model.head.set_means(class_means(model, images, labels))
 
 
 @torch.inference_mode()

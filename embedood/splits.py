@@ -80,7 +80,7 @@ def split(
     validation images do not depend on `train_limit`.
 
     Args:
-        unseen: original labels of the unseen classes.
+        unseen: original labels of the unseen classes; () where all are known.
         validation: number of validation images, 0 for none.
         seed: of the drawing; the same seed gives the same parts.
         train_limit: at most so many training images; 0 or None for all.
@@ -170,8 +170,6 @@ def _check_unseen(image_set: ImageSet, unseen: Collection[int]) -> tuple[int, ..
         raise SplitError(
             f"{image_set.name} has the classes 0 … {classes - 1}, not the unseen {strange}"
         )
-    if not chosen:
-        raise SplitError("no class is unseen; name at least one")
     if classes - len(chosen) < 2:
         raise SplitError(
             f"{len(chosen)} of the {classes} classes of {image_set.name} are unseen; "

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from embedood import models, runtime
 from embedood.config import Schedule
+from embedood.convergence import Watch
 from embedood.objectives import Objective
 from embedood.samplers import Sampler
 from embedood.samplers.base import Look
@@ -38,22 +39,26 @@ def train(
     sampler: Sampler,
     checkpoint: Path | None = None,
     quiet: bool | None = None,
+    watch: Watch | None = None,
 ) -> list[dict[str, float]]:
     """Train the model in place and return one row of means per epoch.
 
-    AdamW under OneCycle; the `sampler` says which images make a batch and how many batches an epoch, and
-    its generator is that of all that is random. With a `checkpoint` path the state is kept there after
-    each epoch, and a call that finds one goes on to the identical end. `quiet` hides the bar.
+    AdamW; the `sampler` says which images make a batch and how many batches an epoch, and its generator
+    is that of all that is random. With a `checkpoint` path the state is kept there after each epoch,
+    and a call that finds one goes on to the identical end. `quiet` hides the bar; `watch` measures the
+    network as it learns.
 
     Raises `FloatingPointError` when the loss is no longer finite.
     """
     generator = sampler.generator
-    optimizer, one_cycle = _optimizer(model, schedule, len(sampler))
+    optimizer, rates = _optimizer(model, schedule, len(sampler))
     average = _average(model, schedule.averaging)
-    parts = {"model": model, "optimizer": optimizer, "schedule": one_cycle, "average": average}
-    state = _State(parts | {"sampler": sampler}, generator)
+    parts = {"model": model, "optimizer": optimizer, "schedule": rates, "average": average}
+    state = _State(parts | {"sampler": sampler, "watch": watch}, generator)
     history = state.restore(checkpoint)
     model.train()
+    if watch:
+        watch.start()
     for epoch in range(len(history), schedule.epochs):
         meter = _Meter(f"epoch {epoch + 1}/{schedule.epochs}", len(data.images), quiet)
         side = side_in(schedule, epoch, data.images.shape[-1])
@@ -65,11 +70,13 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             step.terms["loss"].backward()
             optimizer.step()
-            one_cycle.step()
+            rates.step()
             if average:
                 average.update_parameters(model)
             sampler.observe(batch, step)
             meter.add(step.terms, len(batch))
+            if watch:
+                watch.after_step(model, len(batch))
         history.append(meter.close())
         state.save(checkpoint, history)
     if average:
@@ -79,15 +86,22 @@ def train(
 
 def _optimizer(
     model: nn.Module, schedule: Schedule, steps: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
-    """Return AdamW and its OneCycle over epochs of so many steps."""
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    """Return AdamW and its learning rates over epochs of so many steps.
+
+    Raises `ValueError` for an unknown name of rates.
+    """
     optimizer = torch.optim.AdamW(
-        model.parameters(), weight_decay=schedule.weight_decay, fused=True
+        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
-    total = steps * schedule.epochs
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=total
-    )
+    total, rates = steps * schedule.epochs, torch.optim.lr_scheduler
+    if schedule.rates == "one_cycle":
+        peak = schedule.learning_rate
+        return optimizer, rates.OneCycleLR(optimizer, peak, total_steps=total)
+    if schedule.rates == "constant":
+        rise = max(total // 20, 1)
+        return optimizer, rates.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / rise))
+    raise ValueError(f"rates are 'one_cycle' or 'constant', got {schedule.rates!r}")
 
 
 def side_in(schedule: Schedule, epoch: int, side: int) -> int:

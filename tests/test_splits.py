@@ -130,7 +130,6 @@ def test_mnist_5k_splits_as_expected():
     [
         ({"unseen": (4,)}, r"tiny has the classes 0 … 3, not the unseen \[4\]"),
         ({"unseen": (-1, 7)}, r"not the unseen \[-1, 7\]"),
-        ({"unseen": ()}, "no class is unseen"),
         ({"unseen": (0, 1, 2, 3)}, "4 of the 4 classes of tiny are unseen"),
         ({"unseen": (0, 1, 2)}, "at least two must stay known, so at most 2"),
         ({"validation": 30}, "validation=30 does not fit 30 training images"),
@@ -144,6 +143,12 @@ def test_mnist_5k_splits_as_expected():
 def test_what_does_not_fit_is_refused_by_name(arguments, message):
     with pytest.raises(SplitError, match=message):
         splits.split(image_set([10] * 4), **({"unseen": (0,), "validation": 6} | arguments))
+
+
+def test_where_all_classes_are_known_nothing_is_unseen():
+    split = splits.split(image_set([10] * 4), unseen=(), validation=6)
+    assert split.known_classes == (0, 1, 2, 3)
+    assert len(split.test_unseen) == 0
 
 
 def test_known_class_without_training_images_is_named():

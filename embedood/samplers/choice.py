@@ -73,8 +73,8 @@ def _class_sampler(
     schedule, sampling = experiment.schedule, experiment.sampling
     name, batch_size = sampling.sampler, schedule.batch_size
     settings: dict[str, Any] = {"context_share": sampling.context_share}
-    if not sampling.per_class:  # as many batches as if images were drawn
-        settings["batches"] = -(-len(labels) // batch_size)
+    if schedule.steps or not sampling.per_class:  # as many as asked for, or as if images were drawn
+        settings["batches"] = schedule.steps or -(-len(labels) // batch_size)
     if name != "uniform":
         settings |= {"temperature": sampling.sampling_temperature, "floor": sampling.uniform_floor}
     if name == "tournament":

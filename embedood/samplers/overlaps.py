@@ -23,7 +23,7 @@ DIVERGENCES: dict[str, Callable[..., torch.Tensor | Estimate]] = {
     "bhattacharyya": gaussians.bhattacharyya,
 }
 MONTE_CARLO_SAMPLES = 64  # of each class, for "jsd"
-INVERSE, EXPONENTIAL = "inverse", "exponential"
+INVERSE, EXPONENTIAL, RELATIVE = "inverse", "exponential", "relative"
 
 
 class Overlaps:
@@ -31,7 +31,8 @@ class Overlaps:
 
     `log_pairs` are logarithms of $\frac12(o_{ij}+o_{ji})$, symmetric, −∞ on the diagonal. For a class,
     `log_classes` is $-\log\sum_{j\ne c}D_{cj}$ where `overlap` is "inverse", and
-    $\log\sum_{j\ne c}e^{-D_{cj}}$ where it is "exponential".
+    $\log\sum_{j\ne c}e^{-D_{cj}}$ where it is "exponential". "relative" is exponential in D over the
+    median of the D of all pairs, so that a temperature means the same all through a training.
     NaN marks classes not seen yet: what is not known is set to the mean of what is; without
     anything known, all are equal. A divergence of 0 is taken for the smallest number, one of ∞ is an
     overlap of 0.
@@ -44,8 +45,9 @@ class Overlaps:
     log_classes: torch.Tensor
 
     def __init__(self, divergences: torch.Tensor, overlap: str = INVERSE):
-        if overlap not in (INVERSE, EXPONENTIAL):
-            raise ValueError(f"overlap must be {INVERSE!r} or {EXPONENTIAL!r}, got {overlap!r}")
+        if overlap not in (INVERSE, EXPONENTIAL, RELATIVE):
+            kinds = f"{INVERSE!r}, {EXPONENTIAL!r} or {RELATIVE!r}"
+            raise ValueError(f"overlap must be {kinds}, got {overlap!r}")
         self.overlap = overlap
         self.use(divergences)
 
@@ -58,20 +60,22 @@ class Overlaps:
             raise ValueError(f"divergences {shape} hold negative ones, down to {divergences.min()}")
         self.divergences = divergences = divergences.double()
         itself = torch.eye(len(divergences), dtype=torch.bool, device=divergences.device)
+        if self.overlap == RELATIVE:
+            divergences = divergences / _median(divergences[~itself])
         log_o = self._logarithms(divergences).masked_fill(itself, torch.nan)
         log_o = draws.filled(torch.logaddexp(log_o, log_o.mT) - math.log(2))
         self.log_pairs = log_o.masked_fill(itself, -math.inf)
         self.log_classes = draws.filled(self._of_classes(divergences, itself))
 
     def _logarithms(self, divergences: torch.Tensor) -> torch.Tensor:
-        if self.overlap == EXPONENTIAL:
+        if self.overlap != INVERSE:
             return -divergences
         return -divergences.clamp_min(torch.finfo(divergences.dtype).tiny).log()
 
     def _of_classes(self, divergences: torch.Tensor, itself: torch.Tensor) -> torch.Tensor:
         """Sum over the other classes that were seen; NaN for a class that was not."""
         unknown = (divergences.isnan() | itself).all(1)
-        if self.overlap == EXPONENTIAL:
+        if self.overlap != INVERSE:
             others = (-divergences).masked_fill(divergences.isnan() | itself, -math.inf)
             return others.logsumexp(1).masked_fill(unknown, torch.nan)
         sums = divergences.masked_fill(itself, 0).nansum(1)
@@ -87,6 +91,12 @@ class Overlaps:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.use(state["divergences"].to(self.divergences.device))
+
+
+def _median(known: torch.Tensor) -> torch.Tensor:
+    """The median of what is known; 1, which changes nothing, where that is 0, ∞ or nothing."""
+    median = known.nanmedian()
+    return median if median > 0 and median.isfinite() else torch.ones_like(median)
 
 
 def random_overlaps(

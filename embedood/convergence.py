@@ -1,0 +1,131 @@
+"""How fast a network learns: curves over training, and how many images an accuracy takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+Curve = list[dict[str, float]]
+
+
+class Watch:
+    """Measures a network every so many training steps: the rows of a convergence curve.
+
+    `measure` takes the network in eval mode and returns named numbers. A row holds these, `images`,
+    the number trained on so far, and `seconds`, which training and its sampler took up to there and
+    measuring did not: those the process itself worked on a CPU, where other processes then disturb
+    little, and those of the clock elsewhere. The state goes into a checkpoint.
+
+    Raises `ValueError` for an interval below 1.
+    """
+
+    def __init__(self, every: int, measure: Callable[[nn.Module], dict[str, float]]):
+        if every < 1:
+            raise ValueError(f"a network is measured every 1 or more steps, got {every}")
+        self.every, self.measure = every, measure
+        self.steps, self.images, self.seconds = 0, 0, 0.0
+        self.rows: Curve = []
+        self._since = 0.0
+
+    def start(self) -> None:
+        """Start the clock, or start it again."""
+        self._since = _now()
+
+    def after_step(self, model: nn.Module, images: int) -> None:
+        """Count a step on so many images; measure where its time has come."""
+        self.steps, self.images = self.steps + 1, self.images + images
+        if self.steps % self.every:
+            return
+        self.seconds += _now() - self._since
+        model.eval()
+        with torch.no_grad():
+            measured = self.measure(model)
+        model.train()
+        self.rows.append({"images": self.images, "seconds": self.seconds, **measured})
+        self.start()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows and counts so far."""
+        self.seconds += _now() - self._since
+        self.start()
+        kept = ("steps", "images", "seconds", "rows")
+        return {name: getattr(self, name) for name in kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def cost_to_reach(curve: Curve, accuracy: float, cost: str = "images") -> float:
+    """Return the images, or `seconds`, at which a curve first reaches an accuracy, else ∞.
+
+    Between the two measurements around it the cost is interpolated linearly; before the first
+    measurement the curve is taken to rise from 0 at cost 0.
+    """
+    before_cost = before = 0.0
+    for row in curve:
+        if row["accuracy"] >= accuracy:
+            share = (accuracy - before) / (row["accuracy"] - before)
+            return before_cost + share * (row[cost] - before_cost)
+        before_cost, before = row[cost], row["accuracy"]
+    return np.inf
+
+
+class Speedup(NamedTuple):
+    """Mean speed-up with its 95 % interval, of n seeds; `missed`: the share that was never reached."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    missed: float
+
+
+def speedup(
+    reference: Sequence[Curve],
+    curves: Sequence[Curve],
+    accuracies: Sequence[float],
+    cost: str = "images",
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Speedup:
+    r"""Return how many times cheaper the curves reach the accuracies than the reference curves.
+
+    $\exp\frac1{nA}\sum_{s,a}\log\frac{c^{ref}_{sa}}{c_{sa}}$, c the cost to reach accuracy a with seed s;
+    the interval is that of a bootstrap over the n seeds, which the two share. An accuracy that a curve
+    never reaches costs what its whole training did. That bounds the true cost from below, so where
+    `missed`, over the curves, is not 0 the value is an upper bound, and a lower one where the
+    reference misses.
+
+    Raises `ValueError` unless the two have equally many curves, two or more, with at least one accuracy.
+    """
+    if len(reference) != len(curves) or len(curves) < 2 or not len(accuracies):
+        raise ValueError(
+            "a speed-up needs as many curves as references, two or more, and an accuracy; got "
+            f"{len(curves)}, {len(reference)} and {len(accuracies)} accuracies"
+        )
+
+    def costs(side: Sequence[Curve]) -> np.ndarray:
+        return np.array([[cost_to_reach(c, a, cost) for a in accuracies] for c in side])
+
+    def censored(side: Sequence[Curve]) -> np.ndarray:
+        return np.minimum(costs(side), np.array([[c[-1][cost]] for c in side]))
+
+    logs = np.log(censored(reference) / censored(curves)).mean(1)
+    rows = np.random.default_rng(seed).integers(len(logs), size=(resamples, len(logs)))
+    low, high = np.quantile(np.exp(logs[rows].mean(1)), [0.025, 0.975])
+    missed = float(np.isinf(costs(curves)).mean())
+    return Speedup(float(np.exp(logs.mean())), float(low), float(high), len(logs), missed)
