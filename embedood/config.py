@@ -82,7 +82,9 @@ class Schedule:
     epochs: int = 3
     batch_size: int = 128
     learning_rate: float = 3e-3  # the highest
-    rates: str = "one_cycle"  # or "constant", after a linear rise in the first twentieth of the steps
+    rates: str = (
+        "one_cycle"  # or "constant", after a linear rise in the first twentieth of the steps
+    )
     steps: int = 0  # of an epoch with `ways`; 0 = as many as visit every image once
     watch_every: int = 0  # steps between two measurements of the validation accuracy; 0 = none
     weight_decay: float = 0.02

@@ -24,7 +24,7 @@ class Watch:
     Raises `ValueError` for an interval below 1.
     """
 
-    def __init__(self, every: int, measure: Callable[[nn.Module], dict[str, float]]):
+    def __init__(self, every: int, measure: Callable[[Any], dict[str, float]]):
         if every < 1:
             raise ValueError(f"a network is measured every 1 or more steps, got {every}")
         self.every, self.measure = every, measure
@@ -42,10 +42,11 @@ class Watch:
         if self.steps % self.every:
             return
         self.seconds += _now() - self._since
+        was_training = model.training
         model.eval()
         with torch.no_grad():
             measured = self.measure(model)
-        model.train()
+        model.train(was_training)
         self.rows.append({"images": self.images, "seconds": self.seconds, **measured})
         self.start()
 

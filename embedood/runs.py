@@ -11,13 +11,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import joblib
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +27,8 @@ from embedood.config import Experiment
 from embedood.convergence import Curve, Watch
 from embedood.models import Classifier
 from embedood.splits import Split
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,31 @@ def fit(experiment: Experiment, quiet: bool | None = None) -> Run:
     curve = _read(folder / "curve.json") if experiment.schedule.watch_every else []
     model = model.to(runtime.device()).eval()
     return Run(experiment, model, split, history, curve, provenance, folder)
+
+
+def for_each(
+    experiments: Sequence[Experiment], read: Callable[[Run], T], workers: int = 0
+) -> list[T]:
+    """Return what `read` finds in the run of each experiment; runs that are not there yet are trained.
+
+    For many small networks: on a CPU, `workers` processes (0 = one for each core) train side by side
+    with one thread each, which is faster than one after the other with all threads. On a GPU one
+    process does all. Only what `read` returns is kept in memory.
+    """
+    if runtime.device().type == "cuda":
+        workers = 1
+    jobs = (joblib.delayed(_read_run)(experiment, read) for experiment in experiments)
+    return joblib.Parallel(n_jobs=workers or joblib.cpu_count())(jobs)
+
+
+def _read_run(experiment: Experiment, read: Callable[[Run], T]) -> T:
+    threads = torch.get_num_threads()
+    if runtime.device().type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        return read(fit(experiment, quiet=True))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def split_of(experiment: Experiment) -> Split:

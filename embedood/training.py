@@ -76,7 +76,7 @@ def train(
             sampler.observe(batch, step)
             meter.add(step.terms, len(batch))
             if watch:
-                watch.after_step(model, len(batch))
+                watch.after_step(average.module if average else model, len(batch))
         history.append(meter.close())
         state.save(checkpoint, history)
     if average:
@@ -92,7 +92,10 @@ def _optimizer(
     Raises `ValueError` for an unknown name of rates.
     """
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        model.parameters(),
+        lr=schedule.learning_rate,
+        weight_decay=schedule.weight_decay,
+        fused=True,
     )
     total, rates = steps * schedule.epochs, torch.optim.lr_scheduler
     if schedule.rates == "one_cycle":

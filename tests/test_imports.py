@@ -24,6 +24,7 @@ ORDER = [
     "losses",
     "samplers",
     "objectives",
+    "convergence",
     "training",
     "runs",
     "outputs",
