@@ -355,7 +355,7 @@ def test_importance_without_a_look_is_refused():
         ({"sampler": "tournament"}, "no sampler 'tournament' without ways"),
         ({"sampler": "tournament", "ways": 3, "candidates": 0}, "at least 1 candidate, got 0"),
         ({"sampler": "class_overlap", "ways": 3, "divergence": "f"}, "unknown divergence 'f'; .*kl"),
-        ({"sampler": "class_overlap", "ways": 3, "overlap": "f"}, "'inverse' or 'exponential'.*'f'"),
+        ({"sampler": "class_overlap", "ways": 3, "overlap": "f"}, "'exponential' or 'relative'.*'f'"),
         ({"sampler": "class_overlap", "ways": 3, "covariance": "f"}, "covariance must be .*'f'"),
         ({"sampler": "class_overlap", "ways": 3, "refresh_every": 0}, "at least 1 step, got 0"),
         ({"sampler": "class_overlap", "ways": 3, "statistics_decay": 0.0}, "decay"),

@@ -50,6 +50,14 @@ def test_exponential_overlaps_are_summed_over_the_other_classes():
     close(probabilities(sampler), [v / sum(sums) for v in sums])
 
 
+def test_relative_overlaps_do_not_know_the_scale_of_the_divergences():
+    """The median of 1, 2, 4, 4, 8, 8, each twice, is 4 (the lower one of an even number)."""
+    relative, plain = Overlaps(D, "relative"), Overlaps(D / 4, "exponential")
+    close(relative.log_pairs.exp(), plain.log_pairs.exp().tolist())
+    close(relative.log_classes, plain.log_classes.tolist())
+    close(Overlaps(100 * D, "relative").log_classes, plain.log_classes.tolist())
+
+
 def test_the_rows_of_a_divergence_that_is_not_symmetric_count():
     sampler = made(samplers.ClassOverlapSampler, torch.tensor([[0.0, 1, 2], [4, 0, 2], [4, 8, 0]]))
     close(probabilities(sampler), [4 / 7, 2 / 7, 1 / 7])  # of the row sums 3, 6 and 12
@@ -130,10 +138,10 @@ def by_hand(o, first, second, third, floor=0.0, temperature=1.0):
 
 
 @pytest.mark.parametrize("settings", [{}, {"floor": 0.4, "temperature": 2.0}])
-@pytest.mark.parametrize("overlap", ["inverse", "exponential"])
+@pytest.mark.parametrize("overlap", ["inverse", "exponential", "relative"])
 def test_whenever_a_class_has_joined_the_weights_are_those_of_the_products(overlap, settings):
     sampler = made(samplers.RelationshipOverlapSampler, overlap=overlap, **settings)
-    o = 1 / D if overlap == "inverse" else torch.exp(-D)
+    o = {"inverse": 1 / D, "exponential": torch.exp(-D), "relative": torch.exp(-D / 4)}[overlap]
     expected = [by_hand(o, *choice, **settings) for choice in itertools.permutations(range(4), 3)]
     assert sum(expected) == pytest.approx(1)
     counts = frequencies(sampler, 3, 6000)
@@ -165,7 +173,7 @@ def test_a_new_matrix_is_drawn_from_at_once():
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, INF, torch.nan])
-@pytest.mark.parametrize("overlap", ["inverse", "exponential"])
+@pytest.mark.parametrize("overlap", ["inverse", "exponential", "relative"])
 @pytest.mark.parametrize(
     "kind",
     [
