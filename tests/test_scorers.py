@@ -299,6 +299,41 @@ def test_float32_scores_alone_or_in_a_batch(name, rows):
     np.testing.assert_allclose(scorer.score(test, chunk_size=7), together, **near)
 
 
+ENDS = [[1, -1, 0, 0, 0], [1, 1, -1, -1, 0], [-1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, -1, 1, 1]]
+
+
+def at_the_ends(o):
+    """Every other row has logits so large, of both signs, that their differences overflow."""
+    end = 0.9 * np.finfo(o.logits.dtype).max
+    logits = o.logits.copy()
+    logits[::2] = end * np.resize(np.array(ENDS, o.logits.dtype), logits[::2].shape)
+    return replace(o, logits=logits, perturbed_logits=logits)
+
+
+def spoiled_logits_score(name, kind, turn):
+    parts = (made(seed=1), made(seed=2), made(unseen=True, seed=2), made())
+    train, validation, odd, test = (in_type(kind, part) for part in parts)
+    scorer = scorers.make(name).fit(turn(train)).calibrate(turn(validation), turn(odd))
+    return scorer.score(at_the_ends(test))
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("turn", [at_the_ends, lambda o: o], ids=["learned from", "scored"])
+@pytest.mark.parametrize("name", scorers.TABLE)
+def test_float32_logits_whose_differences_overflow_have_finite_scores(name, turn):
+    assert np.isfinite(spoiled_logits_score(name, np.float32, turn)).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("turn", [at_the_ends, lambda o: o], ids=["learned from", "scored"])
+@pytest.mark.parametrize("name", scorers.TABLE)
+def test_float64_logits_whose_differences_overflow_are_finite_or_refused(name, turn):
+    try:
+        assert np.isfinite(spoiled_logits_score(name, np.float64, turn)).all()
+    except ValueError as refused:
+        assert "overflows float64 at" in str(refused)
+
+
 def test_very_sure_float32_images_keep_their_order_and_digits():
     logits = np.array([[60, 0, 0], [90, 0, 0], [200, 1, 0], [300, 0, 0]], np.float32)
     sure = Outputs(logits, logits, np.zeros(4, int), np.eye(3), np.zeros(3))

@@ -68,14 +68,14 @@ class Scorer:
 
         At most `chunk_size` rows are worked on at a time, which bounds the memory on top of what the
         scorer has learned. Raises `NotFittedError`, and `ValueError` for outputs of another network's
-        shape or without what the scorer needs.
+        shape or without what the scorer needs, and for numbers so large that a score overflows.
         """
         check(outputs, "outputs")
         self._refuse_unfitted()
         self._refuse_other_sizes(outputs)
         arrays = in_arrays(outputs)
         chunks = (arrays[rows] for rows in chunked(len(outputs), chunk_size))
-        return np.concatenate([self._score(chunk) for chunk in chunks]).astype(np.float64)
+        return np.concatenate([self._finite_scores(chunk) for chunk in chunks]).astype(np.float64)
 
     def learned(self) -> dict[str, Any]:
         """Everything learned so far, by attribute name."""
@@ -91,6 +91,21 @@ class Scorer:
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         raise NotImplementedError
+
+    def _finite_scores(self, outputs: Outputs) -> np.ndarray:
+        """Return the scores of a chunk; a row for which float32 is too small is done again in float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = self._score(outputs)
+            lost = ~np.isfinite(scores)
+            if lost.any():
+                scores = scores.astype(np.float64)
+                scores[lost] = self._score(in_double(outputs[lost]))
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{self} overflows float64 at {(~np.isfinite(scores)).sum()} of {len(scores)} rows; "
+                "smaller numbers, such as outputs divided by a constant, would be right"
+            )
+        return scores
 
     def _refuse_unfitted(self) -> None:
         if "train" in self.needs and not hasattr(self, "sizes_"):

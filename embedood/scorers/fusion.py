@@ -73,6 +73,8 @@ class Fusion(Scorer):
         self.means_ = known.mean(1, keepdims=True)
         self.deviations_ = np.maximum(known.std(1, keepdims=True), 1e-12)
         both = (np.hstack([known, outliers]) - self.means_) / self.deviations_
+        if not np.isfinite(both).all():
+            raise ValueError(f"{self} overflows float64 at standardised scores; use smaller numbers")
         is_outlier = np.arange(both.shape[1]) >= known.shape[1]
         model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(both.T, is_outlier)
         self.weights_, self.intercept_ = model.coef_[0], model.intercept_[0]

@@ -88,8 +88,10 @@ class TemperatureSoftmax(Scorer):
     needs = ("validation",)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
-        below = validation.logits - validation.logits.max(1, keepdims=True)
-        self.temperature_ = best_temperature(below, validation.labels)
+        with np.errstate(over="ignore"):
+            below = validation.logits - validation.logits.max(1, keepdims=True)
+            np.maximum(below, np.finfo(below.dtype).min, out=below)  # −∞ times 0 would be NaN
+            self.temperature_ = best_temperature(below, validation.labels)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return doubt(outputs.logits / float(self.temperature_))
