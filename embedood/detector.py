@@ -15,6 +15,7 @@ from sklearn.metrics import roc_curve
 
 from embedood.outputs import Outputs
 from embedood.scorers import NotFittedError, Scorer, p_values
+from embedood.scorers._base import check, check_known
 from embedood.scorers._files import arrays_of, describe, rebuild
 from embedood.splits import UNSEEN
 
@@ -43,14 +44,16 @@ class Decisions:
 class Detector:
     """A scorer with a threshold: `Detector(scorer).fit(train).calibrate(validation).decide(outputs)`.
 
-    No image of an unseen class is needed, and none may be passed in. One that has been calibrated
-    is saved to, and loaded from, one file.
+    No image of an unseen class is needed, and none may be passed in. All arrays must be finite, also
+    those that the scorer does not read. One that has been calibrated is saved to, and loaded from,
+    one file.
     """
 
     scorer: Scorer
 
     def fit(self, train: Outputs) -> Self:
         """Fit the scorer to training outputs; an earlier calibration is forgotten."""
+        check_known(train, "train")
         self.scorer.fit(train)
         self.__dict__.pop("known_scores_", None)
         return self
@@ -77,6 +80,9 @@ class Detector:
 
         Raises `ValueError` for a rule without its outliers or with too few rows.
         """
+        check(validation, "validation")
+        if outliers is not None:
+            check(outliers, "outliers")
         if "validation" in self.scorer.needs:
             held_out, validation = halves(validation, seed)
             ours = None
@@ -114,6 +120,7 @@ class Detector:
         """
         if not hasattr(self, "known_scores_"):
             raise NotFittedError(f"{self} has no threshold; call calibrate(validation) first")
+        check(outputs, "outputs")
         scores = self.scorer.score(outputs)
         p = p_values(scores, self.known_scores_)
         threshold = self.threshold_

@@ -234,6 +234,20 @@ def test_wrong_use_is_refused(wrong, error, message):
         wrong()
 
 
+@pytest.mark.parametrize("array", ["logits", "embeddings", "head_bias", "mse"])
+def test_no_array_may_hold_nan_whether_the_scorer_reads_it_or_not(array):
+    judge, spoilt = calibrated(scorers.MaxLogit()), made(40)
+    getattr(spoilt, array)[3] = np.nan
+    for part, use in {
+        "train": lambda: judge.fit(spoilt),
+        "validation": lambda: judge.calibrate(spoilt),
+        "outliers": lambda: judge.calibrate(made(), spoilt),
+        "outputs": lambda: judge.decide(spoilt),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{array} of {part}, .* NaN"):
+            use()
+
+
 # Files
 
 

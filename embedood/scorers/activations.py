@@ -38,6 +38,7 @@ class ReAct(Scorer):
 
     percentile: float = 90.0
     needs = ("train",)
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _fit(self, train: Outputs) -> None:
         self.limit_ = quantile(non_negative(self, train), share_of(self.percentile))
@@ -58,6 +59,7 @@ class DICE(Scorer):
 
     percentile: float = 90.0
     needs = ("train",)
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _fit(self, train: Outputs) -> None:
         contribution = train.head_weight * column_sums(non_negative(self, train)) / len(train)
@@ -82,6 +84,7 @@ class ASH(Scorer):
 
     variant: str = "s"
     percentile: float = 90.0
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         if self.variant not in ("s", "b"):
@@ -106,6 +109,7 @@ class SCALE(Scorer):
     """
 
     percentile: float = 85.0
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         z = non_negative(self, outputs)

@@ -40,6 +40,7 @@ class CosinePrototype(Scorer):
     """
 
     needs = ("train",)
+    reads = ("embeddings",)
 
     def _fit(self, train: Outputs) -> None:
         self.prototypes_ = unit(class_means(train)[0])
@@ -59,6 +60,7 @@ class SHE(Scorer):
     """
 
     needs = ("train",)
+    reads = ("logits", "embeddings")
 
     def _fit(self, train: Outputs) -> None:
         classes = train.logits.shape[1]
@@ -90,6 +92,7 @@ class FDBD(Scorer):
     """
 
     needs = ("train",)
+    reads = ("logits", "embeddings", "head_weight")
 
     def _fit(self, train: Outputs) -> None:
         self.mean_ = column_sums(train.embeddings) / len(train)
@@ -120,6 +123,7 @@ class ViM(Scorer):
 
     d: int | None = None
     needs = ("train",)
+    reads = ("logits", "embeddings", "head_weight", "head_bias")
 
     def _fit(self, train: Outputs) -> None:
         noise = max(train.head_weight.shape) * SINGLE

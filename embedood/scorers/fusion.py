@@ -47,6 +47,10 @@ class Fusion(Scorer):
         own = {"validation"} | ({"outliers"} if self.how == "logistic" else set())
         return tuple(sorted(own.union(*(scorer.needs for scorer in self.scorers))))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(sorted(set().union(*(scorer.reads for scorer in self.scorers))))
+
     def _fit(self, train: Outputs) -> None:
         train = in_double(train)
         for scorer in self.scorers:
@@ -74,7 +78,9 @@ class Fusion(Scorer):
         self.deviations_ = np.maximum(known.std(1, keepdims=True), 1e-12)
         both = (np.hstack([known, outliers]) - self.means_) / self.deviations_
         if not np.isfinite(both).all():
-            raise ValueError(f"{self} overflows float64 at standardised scores; use smaller numbers")
+            raise ValueError(
+                f"{self} overflows float64 at standardised scores; use smaller numbers"
+            )
         is_outlier = np.arange(both.shape[1]) >= known.shape[1]
         model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(both.T, is_outlier)
         self.weights_, self.intercept_ = model.coef_[0], model.intercept_[0]

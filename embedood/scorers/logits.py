@@ -71,6 +71,8 @@ def entropy(e: Exponentials) -> np.ndarray:
 class MaxSoftmax(Scorer):
     r"""$1-\max_c p_c$, in $[0, 1-1/C]$. Source: Hendrycks & Gimpel, 2017."""
 
+    reads = ("logits",)
+
     def _score(self, outputs: Outputs) -> np.ndarray:
         return doubt(outputs.logits)
 
@@ -86,6 +88,7 @@ class TemperatureSoftmax(Scorer):
     """
 
     needs = ("validation",)
+    reads = ("logits",)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
         with np.errstate(over="ignore"):
@@ -131,6 +134,8 @@ def _zero(rising: Callable[[float], float], low: float, high: float) -> float:
 class MaxLogit(Scorer):
     r"""$-\max_c\ell_c$, any real number. Source: Hendrycks et al., 2022; Vaze et al., 2022."""
 
+    reads = ("logits",)
+
     def _score(self, outputs: Outputs) -> np.ndarray:
         return -outputs.logits.max(1)
 
@@ -149,6 +154,7 @@ class Energy(Scorer):
     r"""$-T\log\sum_c e^{\ell_c/T}$, any real number. Source: Liu et al., 2020."""
 
     temperature: float = 1.0
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return energy(outputs.logits, self.temperature)
@@ -156,6 +162,8 @@ class Energy(Scorer):
 
 class Entropy(Scorer):
     r"""$-\sum_c p_c\log p_c$ in nats, in $[0, \log C]$. Source: Chan et al., 2021."""
+
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return of_logits(entropy, outputs.logits)
@@ -171,6 +179,7 @@ class GEN(Scorer):
 
     gamma: float = 0.1
     largest: int = 100
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return of_logits(self._of_likeliest, outputs.logits)
@@ -195,6 +204,7 @@ class KLMatching(Scorer):
     """
 
     needs = ("validation",)
+    reads = ("logits",)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
         p = softmax(validation.logits, axis=1)
@@ -226,6 +236,7 @@ class ODIN(Scorer):
 
     temperature: float = 1000.0
     needs = ("gradient",)
+    reads = ("perturbed_logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         if outputs.perturbed_logits is None:
