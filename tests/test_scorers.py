@@ -595,6 +595,13 @@ def test_energies_that_are_not_positive_are_refused_by_nnguide():
         scorers.NNGuide(k=5).fit(low)
 
 
+def test_fdbd_refuses_two_classes_with_one_weight():
+    train = made()
+    train.head_weight[3] = train.head_weight[1]
+    with pytest.raises(ValueError, match="two of the 5 classes have the same head_weight"):
+        scorers.FDBD().fit(train)
+
+
 @pytest.mark.parametrize("scorer", [scorers.NearestNeighbour(50), scorers.NNGuide(50)])
 def test_too_few_rows_for_k_neighbours_are_refused(scorer):
     with pytest.raises(

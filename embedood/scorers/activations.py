@@ -92,10 +92,11 @@ class ASH(Scorer):
         z = non_negative(self, outputs)
         kept = largest(z, self.percentile)
         if self.variant == "s":
-            pruned = z * kept * np.exp(sum_ratio(z, kept))
+            pruned, scale = z * kept, np.exp(sum_ratio(z, kept))
         else:
-            pruned = kept * (z.sum(1) / np.count_nonzero(kept, axis=1)).astype(z.dtype)[:, None]
-        return energy(pruned @ outputs.head_weight.T + outputs.head_bias)
+            level = z.sum(1, keepdims=True) / np.count_nonzero(kept, axis=1, keepdims=True)
+            pruned, scale = kept.astype(z.dtype), level.astype(z.dtype)
+        return energy(scale * (pruned @ outputs.head_weight.T) + outputs.head_bias)
 
 
 @dataclass
@@ -113,8 +114,8 @@ class SCALE(Scorer):
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         z = non_negative(self, outputs)
-        scaled = z * np.exp(sum_ratio(z, largest(z, self.percentile)))
-        return energy(scaled @ outputs.head_weight.T + outputs.head_bias)
+        scale = np.exp(sum_ratio(z, largest(z, self.percentile)))
+        return energy(scale * (z @ outputs.head_weight.T) + outputs.head_bias)
 
 
 def quantile(values: np.ndarray, share: float) -> np.float64:
