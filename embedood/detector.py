@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,8 @@ from embedood.scorers._base import check, check_known
 from embedood.scorers._files import arrays_of, describe, rebuild
 from embedood.splits import UNSEEN
 
-FORMAT = "embedood detector 1"
+FORMAT = "embedood detector 2"
+"""What `save` writes; the number rises when a scorer learns arrays of other names."""
 
 
 @dataclass(frozen=True)
@@ -145,15 +148,30 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote; `ValueError` for another file."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        config = json.loads(str(arrays.get("config", "{}")))
-        if config.get("format") != FORMAT:
-            raise ValueError(f"{path} is no {FORMAT!r} file; it holds {sorted(arrays)}")
+        """Read what `save` wrote; `ValueError`, naming the file, for another, older or broken one."""
+        try:
+            arrays, config = _read(path)
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read, save the detector again: {error}") from error
+        written = config.get("format")
+        if written != FORMAT:
+            told = f"; it is {written!r}, fit and save again" if written else ""
+            raise ValueError(f"{path} is no {FORMAT!r} file{told}; it holds {sorted(arrays)}")
         detector = cls(rebuild(config["scorer"], arrays, "scorer"))
         detector.known_scores_, detector.threshold_ = arrays["known_scores"], config["threshold"]
         return detector
+
+
+def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of an `.npz` file and its description, {} where it has none."""
+    with open(path, "rb") as opened:
+        if not zipfile.is_zipfile(opened):
+            raise ValueError("it is no .npz file, or only a part of one")
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    config = json.loads(str(arrays.get("config", "{}")))
+    return arrays, config if isinstance(config, dict) else {}
 
 
 def halves(outputs: Outputs, seed: int) -> tuple[Outputs, Outputs]:
