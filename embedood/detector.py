@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,12 @@ from sklearn.metrics import roc_curve
 
 from embedood.outputs import Outputs
 from embedood.scorers import NotFittedError, Scorer, p_values
+from embedood.scorers._base import check, check_known
 from embedood.scorers._files import arrays_of, describe, rebuild
 from embedood.splits import UNSEEN
 
-FORMAT = "embedood detector 1"
+FORMAT = "embedood detector 2"
+"""What `save` writes; the number rises when a scorer learns arrays of other names."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,16 @@ class Decisions:
 class Detector:
     """A scorer with a threshold: `Detector(scorer).fit(train).calibrate(validation).decide(outputs)`.
 
-    No image of an unseen class is needed, and none may be passed in. One that has been calibrated
-    is saved to, and loaded from, one file.
+    No image of an unseen class is needed, and none may be passed in. All arrays must be finite, also
+    those that the scorer does not read. One that has been calibrated is saved to, and loaded from,
+    one file.
     """
 
     scorer: Scorer
 
     def fit(self, train: Outputs) -> Self:
         """Fit the scorer to training outputs; an earlier calibration is forgotten."""
+        check_known(train, "train")
         self.scorer.fit(train)
         self.__dict__.pop("known_scores_", None)
         return self
@@ -77,6 +83,9 @@ class Detector:
 
         Raises `ValueError` for a rule without its outliers or with too few rows.
         """
+        check(validation, "validation")
+        if outliers is not None:
+            check(outliers, "outliers")
         if "validation" in self.scorer.needs:
             held_out, validation = halves(validation, seed)
             ours = None
@@ -114,6 +123,7 @@ class Detector:
         """
         if not hasattr(self, "known_scores_"):
             raise NotFittedError(f"{self} has no threshold; call calibrate(validation) first")
+        check(outputs, "outputs")
         scores = self.scorer.score(outputs)
         p = p_values(scores, self.known_scores_)
         threshold = self.threshold_
@@ -138,15 +148,30 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote; `ValueError` for another file."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        config = json.loads(str(arrays.get("config", "{}")))
-        if config.get("format") != FORMAT:
-            raise ValueError(f"{path} is no {FORMAT!r} file; it holds {sorted(arrays)}")
+        """Read what `save` wrote; `ValueError`, naming the file, for another, older or broken one."""
+        try:
+            arrays, config = _read(path)
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read, save the detector again: {error}") from error
+        written = config.get("format")
+        if written != FORMAT:
+            told = f"; it is {written!r}, fit and save again" if written else ""
+            raise ValueError(f"{path} is no {FORMAT!r} file{told}; it holds {sorted(arrays)}")
         detector = cls(rebuild(config["scorer"], arrays, "scorer"))
         detector.known_scores_, detector.threshold_ = arrays["known_scores"], config["threshold"]
         return detector
+
+
+def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of an `.npz` file and its description, {} where it has none."""
+    with open(path, "rb") as opened:
+        if not zipfile.is_zipfile(opened):
+            raise ValueError("it is no .npz file, or only a part of one")
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    config = json.loads(str(arrays.get("config", "{}")))
+    return arrays, config if isinstance(config, dict) else {}
 
 
 def halves(outputs: Outputs, seed: int) -> tuple[Outputs, Outputs]:

@@ -14,7 +14,7 @@ import pandas as pd
 from embedood import metrics
 from embedood.detector import Decisions, Detector
 from embedood.outputs import HEAD, Outputs
-from embedood.scorers import TABLE, make
+from embedood.scorers import make
 from embedood.scorers._base import check_known
 from embedood.splits import UNSEEN
 
@@ -23,19 +23,6 @@ Arrays = dict[str, np.ndarray]
 PARTS = ("train", "validation", "outliers", "test")
 AXES = {"logits": 2, "embeddings": 2, "labels": 1, "head_weight": 2, "head_bias": 1}
 SUFFIXES = (".csv", ".parquet")
-
-_LOOKS_AT = {
-    "logits": ("logits",),
-    "embeddings": ("embeddings",),
-    "activations": ("embeddings", *HEAD),
-    "fusion": ("logits", "embeddings"),
-}
-_LOOKS_ALSO_AT = {
-    "vim": ("logits", *HEAD),
-    "she": ("logits",),
-    "nnguide": ("logits",),
-    "fdbd": ("logits", "head_weight"),
-}
 
 
 def score_file(
@@ -76,17 +63,16 @@ def needed(scorer: str) -> list[str]:
 
     Raises `ValueError` for an unknown scorer and for one that needs the network itself.
     """
-    needs = make(scorer).needs
+    needs, reads = make(scorer).needs, make(scorer).reads
     if "gradient" in needs or "decoder" in needs:
         what = "a gradient with respect to the image" if "gradient" in needs else "reconstructions"
         raise ValueError(f"{scorer} needs {what}, which a file of outputs cannot give; try energy")
-    looks_at = _LOOKS_AT[TABLE[scorer].family] + _LOOKS_ALSO_AT.get(scorer, ())
     learns_from = [part for part in PARTS if part in needs]
-    fields = [field for field in looks_at if field not in HEAD]
+    fields = [field for field in reads if field not in HEAD]
     parts = [part for part in PARTS if part in {*learns_from, "validation", "test"}]
     names = [f"{part}_{field}" for part in parts for field in fields]
     names += [f"{part}_labels" for part in learns_from if part != "outliers"]
-    return names + [field for field in looks_at if field in HEAD]
+    return names + [field for field in reads if field in HEAD]
 
 
 def load(path: str | Path, scorer: str) -> Arrays:

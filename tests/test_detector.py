@@ -234,6 +234,20 @@ def test_wrong_use_is_refused(wrong, error, message):
         wrong()
 
 
+@pytest.mark.parametrize("array", ["logits", "embeddings", "head_bias", "mse"])
+def test_no_array_may_hold_nan_whether_the_scorer_reads_it_or_not(array):
+    judge, spoilt = calibrated(scorers.MaxLogit()), made(40)
+    getattr(spoilt, array)[3] = np.nan
+    for part, use in {
+        "train": lambda: judge.fit(spoilt),
+        "validation": lambda: judge.calibrate(spoilt),
+        "outliers": lambda: judge.calibrate(made(), spoilt),
+        "outputs": lambda: judge.decide(spoilt),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{array} of {part}, .* NaN"):
+            use()
+
+
 # Files
 
 
@@ -253,8 +267,42 @@ def test_a_detector_comes_back_from_one_file(name, tmp_path):
 
 def test_another_file_is_refused(tmp_path):
     made(5).save(tmp_path / "outputs.npz")
-    with pytest.raises(ValueError, match=r"no 'embedood detector 1' file; it holds \['embeddings'"):
+    with pytest.raises(ValueError, match=r"no 'embedood detector 2' file; it holds \['embeddings'"):
         Detector.load(tmp_path / "outputs.npz")
+
+
+def test_a_file_of_another_format_says_which(tmp_path):
+    calibrated().save(tmp_path / "detector.npz")
+    with np.load(tmp_path / "detector.npz") as file:
+        arrays = dict(file)
+    arrays["config"] = str(arrays["config"]).replace("embedood detector 2", "embedood detector 1")
+    np.savez(tmp_path / "old.npz", **arrays)
+    with pytest.raises(
+        ValueError, match=r"old\.npz is no 'embedood detector 2' file; it is '.* 1'"
+    ):
+        Detector.load(tmp_path / "old.npz")
+
+
+BROKEN = {
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"energy,0.5",
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "bytes changed": lambda whole: whole[:60] + bytes(20) + whole[80:],
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_file_is_refused_by_name(fault, tmp_path):
+    path = tmp_path / "broken.npz"
+    calibrated(scorers.Mahalanobis()).save(path)
+    path.write_bytes(BROKEN[fault](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"broken\.npz cannot be read, save the detector again"):
+        Detector.load(path)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        Detector.load(tmp_path / "none.npz")
 
 
 def test_no_pickle_is_ever_loaded(tmp_path):

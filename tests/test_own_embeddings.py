@@ -261,6 +261,14 @@ BAD = {
         | {"test_labels": None, **dict.fromkeys(HEAD)}, [], "at least one row and two classes",
     ),
     "NaN": (spoiled("test_logits", (3, 2)), [], "logits of outputs, shape (100, 5), hold 1 NaN"),
+    "NaN where energy does not look": (
+        spoiled("test_embeddings", (3, 2)), [], "embeddings of outputs, shape (100, 16), hold 1 NaN",
+    ),
+    "infinite where energy does not look": (
+        spoiled("validation_embeddings", (3, 2), np.inf), [],
+        "embeddings of validation, shape (400, 16), hold 1 NaN",
+    ),
+    "NaN in the head": (spoiled("head_bias"), [], "head_bias of validation, shape (5,), hold 1 NaN"),
     "infinite": (
         spoiled("validation_logits", (3, 2), np.inf), [], "logits of validation, shape (400, 5), hold 1",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -30,14 +30,22 @@ class Scorer:
         """What a score asks for: some of train, validation, outliers, gradient, decoder."""
         return ()
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The arrays of outputs that it looks at, now or when it learns: only these must be finite.
+
+        All by default. Labels, from which many learn, must be known classes wherever it learns.
+        """
+        return tuple(f.name for f in fields(Outputs) if f.name != "labels")
+
     def fit(self, train: Outputs) -> Self:
         """Learn from training outputs of known classes; forgets what was learned before.
 
         Classes of the head without a training row are left out, unless a scorer refuses them.
-        Raises `ValueError` for empty, misshapen or non-finite arrays, for labels outside 0…C−1 and
-        for rows of one class only.
+        Raises `ValueError` for empty or misshapen arrays, for non-finite ones among those that it
+        `reads`, for labels outside 0…C−1 and for rows of one class only.
         """
-        check_known(train, "train")
+        check_known(train, "train", self.reads)
         if len(np.unique(np.asarray(train.labels))) < 2:
             raise ValueError(
                 f"train holds {len(train)} rows of one class only; at least two classes are needed"
@@ -53,9 +61,9 @@ class Scorer:
 
         Raises `ValueError` as `fit` does, and where outliers are needed and not given.
         """
-        check_known(validation, "validation")
+        check_known(validation, "validation", self.reads)
         if outliers is not None:
-            check(outliers, "outliers")
+            check(outliers, "outliers", self.reads)
         elif "outliers" in self.needs:
             raise ValueError(f"{self} learns from pseudo-OOD; calibrate(validation, outliers)")
         self._refuse_other_sizes(validation)
@@ -68,14 +76,14 @@ class Scorer:
 
         At most `chunk_size` rows are worked on at a time, which bounds the memory on top of what the
         scorer has learned. Raises `NotFittedError`, and `ValueError` for outputs of another network's
-        shape or without what the scorer needs.
+        shape or without what the scorer needs, and for numbers so large that a score overflows.
         """
-        check(outputs, "outputs")
+        check(outputs, "outputs", self.reads)
         self._refuse_unfitted()
         self._refuse_other_sizes(outputs)
         arrays = in_arrays(outputs)
         chunks = (arrays[rows] for rows in chunked(len(outputs), chunk_size))
-        return np.concatenate([self._score(chunk) for chunk in chunks]).astype(np.float64)
+        return np.concatenate([self._finite_scores(chunk) for chunk in chunks]).astype(np.float64)
 
     def learned(self) -> dict[str, Any]:
         """Everything learned so far, by attribute name."""
@@ -92,6 +100,21 @@ class Scorer:
     def _score(self, outputs: Outputs) -> np.ndarray:
         raise NotImplementedError
 
+    def _finite_scores(self, outputs: Outputs) -> np.ndarray:
+        """Return the scores of a chunk; a row for which float32 is too small is done again in float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = self._score(outputs)
+            lost = ~np.isfinite(scores)
+            if lost.any():
+                scores = scores.astype(np.float64)
+                scores[lost] = self._score(in_double(outputs[lost]))
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{self} overflows float64 at {(~np.isfinite(scores)).sum()} of {len(scores)} rows; "
+                "smaller numbers, such as outputs divided by a constant, would be right"
+            )
+        return scores
+
     def _refuse_unfitted(self) -> None:
         if "train" in self.needs and not hasattr(self, "sizes_"):
             raise NotFittedError(f"{self} has not been fitted; call fit(train) first")
@@ -107,8 +130,11 @@ class Scorer:
             raise ValueError(f"{self} was fitted with {fitted}; got C = {sizes[0]}, D = {sizes[1]}")
 
 
-def check(outputs: Outputs, name: str) -> None:
-    """Raise `ValueError`, naming the sizes, unless all arrays fit each other and are finite."""
+def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> None:
+    """Raise `ValueError`, naming the sizes, unless all arrays fit each other and are finite.
+
+    Where it is said what a scorer `reads`, the values of other arrays may be anything.
+    """
     named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
     arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
     shapes = {f: a.shape for f, a in arrays.items()}
@@ -123,7 +149,7 @@ def check(outputs: Outputs, name: str) -> None:
     if n == 0 or c < 2:
         raise ValueError(f"{name} need at least one row and two classes, got {shapes}")
     for f, array in arrays.items():
-        if not all_finite(array):
+        if (reads is None or f in reads) and not all_finite(array):
             bad = np.count_nonzero(~np.isfinite(array))
             raise ValueError(
                 f"{f} of {name}, shape {array.shape}, hold {bad} NaN or infinite values"
@@ -143,9 +169,9 @@ def all_finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).all())
 
 
-def check_known(outputs: Outputs, name: str) -> None:
+def check_known(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> None:
     """Raise `ValueError` unless `check` passes and every label is one of the head's classes."""
-    check(outputs, name)
+    check(outputs, name, None if reads is None else (*reads, "labels"))
     classes, labels = outputs.logits.shape[1], np.asarray(outputs.labels)
     strange = np.unique(labels[(labels < 0) | (labels >= classes)])
     if len(strange):

@@ -38,6 +38,7 @@ class ReAct(Scorer):
 
     percentile: float = 90.0
     needs = ("train",)
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _fit(self, train: Outputs) -> None:
         self.limit_ = quantile(non_negative(self, train), share_of(self.percentile))
@@ -58,6 +59,7 @@ class DICE(Scorer):
 
     percentile: float = 90.0
     needs = ("train",)
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _fit(self, train: Outputs) -> None:
         contribution = train.head_weight * column_sums(non_negative(self, train)) / len(train)
@@ -82,6 +84,7 @@ class ASH(Scorer):
 
     variant: str = "s"
     percentile: float = 90.0
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         if self.variant not in ("s", "b"):
@@ -89,10 +92,11 @@ class ASH(Scorer):
         z = non_negative(self, outputs)
         kept = largest(z, self.percentile)
         if self.variant == "s":
-            pruned = z * kept * np.exp(sum_ratio(z, kept))
+            pruned, scale = z * kept, np.exp(sum_ratio(z, kept))
         else:
-            pruned = kept * (z.sum(1) / np.count_nonzero(kept, axis=1)).astype(z.dtype)[:, None]
-        return energy(pruned @ outputs.head_weight.T + outputs.head_bias)
+            level = z.sum(1, keepdims=True) / np.count_nonzero(kept, axis=1, keepdims=True)
+            pruned, scale = kept.astype(z.dtype), level.astype(z.dtype)
+        return energy(scale * (pruned @ outputs.head_weight.T) + outputs.head_bias)
 
 
 @dataclass
@@ -106,11 +110,12 @@ class SCALE(Scorer):
     """
 
     percentile: float = 85.0
+    reads = ("embeddings", "head_weight", "head_bias")
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         z = non_negative(self, outputs)
-        scaled = z * np.exp(sum_ratio(z, largest(z, self.percentile)))
-        return energy(scaled @ outputs.head_weight.T + outputs.head_bias)
+        scale = np.exp(sum_ratio(z, largest(z, self.percentile)))
+        return energy(scale * (z @ outputs.head_weight.T) + outputs.head_bias)
 
 
 def quantile(values: np.ndarray, share: float) -> np.float64:

@@ -40,6 +40,7 @@ class CosinePrototype(Scorer):
     """
 
     needs = ("train",)
+    reads = ("embeddings",)
 
     def _fit(self, train: Outputs) -> None:
         self.prototypes_ = unit(class_means(train)[0])
@@ -59,6 +60,7 @@ class SHE(Scorer):
     """
 
     needs = ("train",)
+    reads = ("logits", "embeddings")
 
     def _fit(self, train: Outputs) -> None:
         classes = train.logits.shape[1]
@@ -84,26 +86,29 @@ class FDBD(Scorer):
     r"""$-\frac1{(C-1)\|z-\bar z\|}\sum_{c\ne\hat y}\frac{\ell_{\hat y}-\ell_c}{\|w_{\hat y}-w_c\|}\le0$.
 
     The mean distance to the decision boundaries, over the distance to the mean $\bar z$ of the
-    training embeddings (at least $10^{-8}$). Raises `ValueError` where two classes have one weight.
+    training embeddings (at least $10^{-8}$). `fit` raises `ValueError` where two classes have one
+    weight.
 
     Source: Liu & Qin, 2024.
     """
 
     needs = ("train",)
+    reads = ("logits", "embeddings", "head_weight")
 
     def _fit(self, train: Outputs) -> None:
+        between = distances_between(train.head_weight) + np.eye(len(train.head_weight))
+        if not between.all():
+            raise ValueError(f"two of the {len(between)} classes have the same head_weight")
+        self.inverse_distances_ = 1 / between
         self.mean_ = column_sums(train.embeddings) / len(train)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        weight, logits, z = outputs.head_weight, outputs.logits, outputs.embeddings
-        between = distances_between(weight) + np.eye(len(weight))
-        if not between.all():
-            raise ValueError(f"two of the {len(weight)} classes have the same head_weight")
-        inverse = (1 / between).astype(logits.dtype)
+        logits, z = outputs.logits, outputs.embeddings
+        inverse = self.inverse_distances_.astype(logits.dtype)
         margins = logits.max(1, keepdims=True) - logits
         away = lengths(z - self.mean_.astype(z.dtype))
         summed = np.vecdot(margins, inverse[logits.argmax(1)])
-        return -summed / (len(weight) - 1) / np.maximum(away, 1e-8)
+        return -summed / (len(inverse) - 1) / np.maximum(away, 1e-8)
 
 
 @dataclass
@@ -120,6 +125,7 @@ class ViM(Scorer):
 
     d: int | None = None
     needs = ("train",)
+    reads = ("logits", "embeddings", "head_weight", "head_bias")
 
     def _fit(self, train: Outputs) -> None:
         noise = max(train.head_weight.shape) * SINGLE

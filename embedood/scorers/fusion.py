@@ -8,7 +8,10 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from embedood.outputs import Outputs
-from embedood.scorers._base import Scorer
+from embedood.scorers._base import Scorer, in_double
+
+ROUNDING = 1e-9
+"""Two scores tie where they differ by this share: one row's score is not exact to the last digit."""
 
 
 def p_values(scores: np.ndarray, sorted_known: np.ndarray) -> np.ndarray:
@@ -30,6 +33,9 @@ class Fusion(Scorer):
     validation on the standardised scores, both sides with equal weight. `ValueError` for no scorer
     and for another `how`.
 
+    The scorers work in float64, whatever the outputs' type: in float32 a score's last digits depend
+    on the rows beside it, and a rank would jump with them. Scores equal to 1e-9 tie.
+
     Source: Fisher, 1925; logistic: Lee et al., 2018, there on real outliers.
     """
 
@@ -41,7 +47,12 @@ class Fusion(Scorer):
         own = {"validation"} | ({"outliers"} if self.how == "logistic" else set())
         return tuple(sorted(own.union(*(scorer.needs for scorer in self.scorers))))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(sorted(set().union(*(scorer.reads for scorer in self.scorers))))
+
     def _fit(self, train: Outputs) -> None:
+        train = in_double(train)
         for scorer in self.scorers:
             scorer.fit(train)
 
@@ -51,6 +62,8 @@ class Fusion(Scorer):
                 f'"rank" or "logistic" of at least one scorer, not {self.how!r} of '
                 f"{len(self.scorers)}"
             )
+        validation = in_double(validation)
+        outliers = None if outliers is None else in_double(outliers)
         for scorer in self.scorers:
             scorer.calibrate(validation, outliers)
         known = self._members(validation)
@@ -64,15 +77,19 @@ class Fusion(Scorer):
         self.means_ = known.mean(1, keepdims=True)
         self.deviations_ = np.maximum(known.std(1, keepdims=True), 1e-12)
         both = (np.hstack([known, outliers]) - self.means_) / self.deviations_
+        if not np.isfinite(both).all():
+            raise ValueError(
+                f"{self} overflows float64 at standardised scores; use smaller numbers"
+            )
         is_outlier = np.arange(both.shape[1]) >= known.shape[1]
         model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(both.T, is_outlier)
         self.weights_, self.intercept_ = model.coef_[0], model.intercept_[0]
 
     def _score(self, outputs: Outputs) -> np.ndarray:
-        members = self._members(outputs)
+        members = self._members(in_double(outputs))
         if self.how == "logistic":
             return self.weights_ @ ((members - self.means_) / self.deviations_) + self.intercept_
-        pairs = zip(members, self.sorted_known_, strict=True)
+        pairs = zip(members - ROUNDING * np.abs(members), self.sorted_known_, strict=True)
         return -np.sum([np.log(p_values(s, known)) for s, known in pairs], axis=0)
 
     def _members(self, outputs: Outputs) -> np.ndarray:

@@ -111,6 +111,7 @@ class Mahalanobis(Scorer):
     relative: bool = False
     shrinkage: float | None = None
     needs = ("train",)
+    reads = ("embeddings",)
 
     def _fit(self, train: Outputs) -> None:
         z, n = train.embeddings, len(train)
@@ -159,6 +160,7 @@ class ClassGaussians(Scorer):
     covariance: str = "full"
     shrinkage: float | None = None
     needs = ("train",)
+    reads = ("embeddings",)
 
     def _fit(self, train: Outputs) -> None:
         if self.covariance not in ("full", "diagonal", "tied"):

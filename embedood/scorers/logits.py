@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from embedood.outputs import Outputs
-from embedood.scorers._base import Scorer, column_sums, rows_of
+from embedood.scorers._base import Scorer, chunked, column_sums, rows_of
 
 FAINT = 1e-30
 """Sums of exponentials below this are near the end of float32; they are done again in float64."""
@@ -60,7 +61,29 @@ def doubt(logits: np.ndarray) -> np.ndarray:
 
     Summed over the other classes: very sure images keep their order where $1-p$ would round to 0.
     """
-    return of_logits(lambda e: e.others / (1 + e.others), logits)
+    rows, top = np.arange(len(logits)), logits.argmax(1)
+    powers = logits - logits[rows, top][:, None]
+    np.exp(powers, out=powers)  # in place: a second array of that size costs more than the sum
+    powers[rows, top] = 0
+    others = powers.sum(1).astype(np.float64)
+    faint = others < FAINT
+    if faint.any():
+        others[faint] = faint_others(logits[faint], top[faint])
+    return others / (1 + others)
+
+
+def faint_others(logits: np.ndarray, top: np.ndarray) -> np.ndarray:
+    r"""Return $\sum_{c\ne top}e^{\ell_c-\max\ell}$, N in float64, of very sure rows.
+
+    The sum is over $e^{\ell_c-s}$, s the second largest logit, which fits any number type; only its
+    factor $e^{s-\max\ell}$ needs float64.
+    """
+    rows, rest = np.arange(len(logits)), logits.copy()
+    rest[rows, top] = -np.inf
+    second = rest.max(1)
+    rest -= second[:, None]
+    below = second.astype(np.float64) - logits[rows, top]
+    return np.exp(below) * np.exp(rest, out=rest).sum(1)
 
 
 def entropy(e: Exponentials) -> np.ndarray:
@@ -70,6 +93,8 @@ def entropy(e: Exponentials) -> np.ndarray:
 
 class MaxSoftmax(Scorer):
     r"""$1-\max_c p_c$, in $[0, 1-1/C]$. Source: Hendrycks & Gimpel, 2017."""
+
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return doubt(outputs.logits)
@@ -86,10 +111,13 @@ class TemperatureSoftmax(Scorer):
     """
 
     needs = ("validation",)
+    reads = ("logits",)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
-        below = validation.logits - validation.logits.max(1, keepdims=True)
-        self.temperature_ = best_temperature(below, validation.labels)
+        with np.errstate(over="ignore"):
+            below = validation.logits - validation.logits.max(1, keepdims=True)
+            np.maximum(below, np.finfo(below.dtype).min, out=below)  # −∞ times 0 would be NaN
+            self.temperature_ = best_temperature(below, validation.labels)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return doubt(outputs.logits / float(self.temperature_))
@@ -103,11 +131,15 @@ def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     of_label = logits[np.arange(len(logits)), labels]
 
+    @cache  # the search asks again at the ends of its bracket
     def slope(log_beta: float, step: int = 1) -> float:
-        rows = logits[::step]
-        powers = np.exp(rows * logits.dtype.type(np.exp(log_beta)))
-        expected = np.vecdot(powers, rows) / powers.sum(1)
-        return float((expected - of_label[::step]).mean(dtype=np.float64))
+        beta, above = logits.dtype.type(np.exp(log_beta)), []
+        for chunk in chunked(len(logits), 1024 * step):
+            rows = logits[chunk][::step]
+            powers = rows * beta
+            np.exp(powers, out=powers)
+            above.append(np.vecdot(powers, rows) / powers.sum(1) - of_label[chunk][::step])
+        return float(np.concatenate(above).mean(dtype=np.float64))
 
     ends = np.log([0.01, 100])
     near = _zero(lambda b: slope(b, 10), *ends)
@@ -129,6 +161,8 @@ def _zero(rising: Callable[[float], float], low: float, high: float) -> float:
 class MaxLogit(Scorer):
     r"""$-\max_c\ell_c$, any real number. Source: Hendrycks et al., 2022; Vaze et al., 2022."""
 
+    reads = ("logits",)
+
     def _score(self, outputs: Outputs) -> np.ndarray:
         return -outputs.logits.max(1)
 
@@ -138,7 +172,8 @@ def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     if temperature != 1:
         logits = logits / temperature
     top = logits.max(1)
-    total = np.exp(logits - top[:, None]).sum(1)
+    powers = logits - top[:, None]
+    total = np.exp(powers, out=powers).sum(1)
     return -temperature * (np.log(total, dtype=np.float64) + top)
 
 
@@ -147,6 +182,7 @@ class Energy(Scorer):
     r"""$-T\log\sum_c e^{\ell_c/T}$, any real number. Source: Liu et al., 2020."""
 
     temperature: float = 1.0
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return energy(outputs.logits, self.temperature)
@@ -154,6 +190,8 @@ class Energy(Scorer):
 
 class Entropy(Scorer):
     r"""$-\sum_c p_c\log p_c$ in nats, in $[0, \log C]$. Source: Chan et al., 2021."""
+
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return of_logits(entropy, outputs.logits)
@@ -169,6 +207,7 @@ class GEN(Scorer):
 
     gamma: float = 0.1
     largest: int = 100
+    reads = ("logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         return of_logits(self._of_likeliest, outputs.logits)
@@ -193,6 +232,7 @@ class KLMatching(Scorer):
     """
 
     needs = ("validation",)
+    reads = ("logits",)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
         p = softmax(validation.logits, axis=1)
@@ -224,6 +264,7 @@ class ODIN(Scorer):
 
     temperature: float = 1000.0
     needs = ("gradient",)
+    reads = ("perturbed_logits",)
 
     def _score(self, outputs: Outputs) -> np.ndarray:
         if outputs.perturbed_logits is None:

@@ -32,6 +32,7 @@ class NearestNeighbour(Scorer):
 
     k: int = 50
     needs = ("train",)
+    reads = ("embeddings",)
 
     def _fit(self, train: Outputs) -> None:
         check_neighbours(self.k, len(train))
@@ -91,6 +92,7 @@ class NNGuide(Scorer):
 
     k: int = 100
     needs = ("train",)
+    reads = ("logits", "embeddings")
 
     def _fit(self, train: Outputs) -> None:
         check_neighbours(self.k, len(train))

@@ -10,9 +10,14 @@ from embedood.outputs import Outputs
 from embedood.scorers._base import Scorer
 
 
+def error_name(noised: bool) -> str:
+    """Return the name of the errors among the outputs."""
+    return "mse_noised" if noised else "mse"
+
+
 def errors(outputs: Outputs, noised: bool) -> np.ndarray:
     """Return the mean squared errors N; `ValueError` where they were not measured."""
-    found = outputs.mse_noised if noised else outputs.mse
+    found: np.ndarray | None = getattr(outputs, error_name(noised))
     if found is None:
         cure = "outputs.compute(…, noise_seed=0)" if noised else "a network with a decoder"
         raise ValueError(f"the outputs hold no reconstruction errors of that kind; use {cure}")
@@ -32,6 +37,10 @@ class ReconstructionError(Scorer):
     noised: bool = False
     needs = ("decoder",)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (error_name(self.noised),)
+
     def _score(self, outputs: Outputs) -> np.ndarray:
         return errors(outputs, self.noised)
 
@@ -49,6 +58,10 @@ class ClassReconstructionError(Scorer):
 
     noised: bool = False
     needs = ("decoder", "validation")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("logits", error_name(self.noised))
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
         error, predicted = errors(validation, self.noised), validation.logits.argmax(1)
