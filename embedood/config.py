@@ -224,6 +224,16 @@ _EMBEDDING = {
 }
 _COSINE = {"head": "cosine", "temperature": 0.0625}
 
+# Short trainings in episodes over all classes, to be watched; rates are constant, weights averaged.
+_PRACTICE = {
+    "unseen": (),
+    "width": 8,
+    "rates": "constant",
+    "learning_rate": 3e-3,
+    "averaging": 0.98,
+    "epochs": 6,
+}
+
 _SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
 
 # What a preset changes against the defaults above, which are the report's recipe.
@@ -247,6 +257,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "episodes_softmax": _EMBEDDING
     | _COSINE
     | {"objective": "episodes_softmax", "ways": 20, "batch_size": 200},
+    "practice": _COMPACT
+    | {"shift": 0, "objective": "episodes", "head": "prototypes", "dimensions": 16}
+    | {"ways": 3, "batch_size": 48, "steps": 100, "watch_every": 20}
+    | _PRACTICE,
+    "practice_photos": _EMBEDDING
+    | _COSINE
+    | {"objective": "episodes_softmax", "dimensions": 64}
+    | {"ways": 10, "batch_size": 100, "steps": 250, "watch_every": 75}
+    | _PRACTICE,
     "contrastive": _EMBEDDING
     | {"objective": "contrastive", "head": "cosine", "temperature": 0.1, "batch_size": 256},
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +15,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 # Okabe and Ito's palette, distinct also to colour-blind eyes.
 COLOURS = {
@@ -151,6 +155,35 @@ def plot_bars(
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     return ax
+
+
+def animated(
+    draw: Callable[[Figure, int], None],
+    frames: int,
+    alt: str,
+    size: tuple[float, float] = (6.0, 3.0),
+    per_second: float = 4,
+) -> str:
+    """Return an HTML image that moves: a GIF within, which `draw` made, frame by frame, on one figure.
+
+    `draw` gets a cleared figure and the number of the frame, from 0; the last frame stays for two
+    seconds, then it begins again. `alt` says what is to be seen. Raises `ValueError` for no frames.
+    """
+    if frames < 1:
+        raise ValueError(f"an animation needs one frame or more, got {frames}")
+    figure, pictures = plt.figure(figsize=size, dpi=90), []
+    for frame in range(frames):
+        figure.clear()
+        draw(figure, frame)
+        figure.canvas.draw()
+        picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba()))  # type: ignore[attr-defined]
+        pictures.append(picture.convert("RGB").quantize(64))
+    plt.close(figure)
+    pause = [round(1000 / per_second)] * (frames - 1) + [2000]
+    gif = io.BytesIO()
+    pictures[0].save(gif, "GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0)
+    data = base64.b64encode(gif.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/gif;base64,{data}">'
 
 
 def plot_waterfall(levels: Mapping[str, float], ax: Axes | None = None) -> Axes:

@@ -1,9 +1,13 @@
 """Figures by what stands on their axes."""
 
+import base64
+import io
 from itertools import combinations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from embedood import figures
 
@@ -33,3 +37,21 @@ def test_no_text_of_a_waterfall_covers_another(axes):
     axes.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_an_animation_is_one_image_with_all_its_frames_and_its_text():
+    def draw(figure, frame):
+        figure.add_subplot().plot([0, frame], [0, 1])
+
+    open_before = plt.get_fignums()
+    found = figures.animated(draw, 4, 'a line & its "slope"', size=(1, 1))
+    assert plt.get_fignums() == open_before
+    assert found.startswith(
+        '<img alt="a line &amp; its &quot;slope&quot;" src="data:image/gif;base64,'
+    )
+    gif = Image.open(io.BytesIO(base64.b64decode(found.split("base64,")[1].removesuffix('">'))))
+    assert gif.n_frames == 4
+    frames = [np.asarray(frame.convert("L")).copy() for frame in ImageSequence.Iterator(gif)]
+    assert all((a != b).any() for a, b in combinations(frames, 2))
+    with pytest.raises(ValueError, match="needs one frame or more, got 0"):
+        figures.animated(draw, 0, "nothing")
