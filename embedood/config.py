@@ -259,7 +259,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"objective": "episodes_softmax", "ways": 20, "batch_size": 200},
     "practice": _COMPACT
     | {"shift": 0, "objective": "episodes", "head": "prototypes", "dimensions": 16}
-    | {"ways": 3, "batch_size": 48, "steps": 100, "watch_every": 20}
+    | {"ways": 3, "batch_size": 48, "steps": 100, "watch_every": 25}
     | _PRACTICE,
     "practice_photos": _EMBEDDING
     | _COSINE
