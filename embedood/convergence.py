@@ -18,8 +18,9 @@ class Watch:
 
     `measure` takes the network in eval mode and returns named numbers. A row holds these, `images`,
     the number trained on so far, and `seconds`, which training and its sampler took up to there and
-    measuring did not: those the process itself worked on a CPU, where other processes then disturb
-    little, and those of the clock elsewhere. The state goes into a checkpoint.
+    measuring did not, from the making of the watch on: those the process itself worked on a CPU, where
+    other processes then disturb little, and those of the clock elsewhere. The state goes into a
+    checkpoint.
 
     Raises `ValueError` for an interval below 1.
     """
@@ -30,10 +31,6 @@ class Watch:
         self.every, self.measure = every, measure
         self.steps, self.images, self.seconds = 0, 0, 0.0
         self.rows: Curve = []
-        self._since = 0.0
-
-    def start(self) -> None:
-        """Start the clock, or start it again."""
         self._since = _now()
 
     def after_step(self, model: nn.Module, images: int) -> None:
@@ -48,12 +45,12 @@ class Watch:
             measured = self.measure(model)
         model.train(was_training)
         self.rows.append({"images": self.images, "seconds": self.seconds, **measured})
-        self.start()
+        self._since = _now()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows and counts so far."""
         self.seconds += _now() - self._since
-        self.start()
+        self._since = _now()
         kept = ("steps", "images", "seconds", "rows")
         return {name: getattr(self, name) for name in kept}
 
@@ -61,6 +58,7 @@ class Watch:
         """Go on from a state."""
         for name, value in state.items():
             setattr(self, name, value)
+        self._since = _now()
 
 
 def _now() -> float:

@@ -22,6 +22,8 @@ from embedood.objectives import Objective
 from embedood.samplers import Sampler
 from embedood.samplers.base import Look
 
+Rates = torch.optim.lr_scheduler.LRScheduler
+
 
 @dataclass
 class TrainingSet:
@@ -45,8 +47,7 @@ def train(
 
     AdamW; the `sampler` says which images make a batch and how many batches an epoch, and its generator
     is that of all that is random. With a `checkpoint` path the state is kept there after each epoch,
-    and a call that finds one goes on to the identical end. `quiet` hides the bar; `watch` measures the
-    network as it learns.
+    and a call that finds one goes on to the identical end. `quiet` hides the bar; `watch` measures.
 
     Raises `FloatingPointError` when the loss is no longer finite.
     """
@@ -57,8 +58,6 @@ def train(
     state = _State(parts | {"sampler": sampler, "watch": watch}, generator)
     history = state.restore(checkpoint)
     model.train()
-    if watch:
-        watch.start()
     for epoch in range(len(history), schedule.epochs):
         meter = _Meter(f"epoch {epoch + 1}/{schedule.epochs}", len(data.images), quiet)
         side = side_in(schedule, epoch, data.images.shape[-1])
@@ -67,10 +66,7 @@ def train(
             images = _images(data, batch, side)
             with runtime.autocast(images.device):
                 step = objective(model, images, data.labels[batch], generator, sampler.weights)
-            optimizer.zero_grad(set_to_none=True)
-            step.terms["loss"].backward()
-            optimizer.step()
-            rates.step()
+            _descend(step.terms["loss"], optimizer, rates)
             if average:
                 average.update_parameters(model)
             sampler.observe(batch, step)
@@ -84,9 +80,14 @@ def train(
     return history
 
 
-def _optimizer(
-    model: nn.Module, schedule: Schedule, steps: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rates: Rates) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    rates.step()
+
+
+def _optimizer(model: nn.Module, schedule: Schedule, steps: int) -> tuple[torch.optim.AdamW, Rates]:
     """Return AdamW and its learning rates over epochs of so many steps.
 
     Raises `ValueError` for an unknown name of rates.

@@ -30,7 +30,6 @@ def test_it_measures_every_so_many_steps_in_eval_mode_and_leaves_the_mode():
 
     watch = Watch(3, measure)
     model.train()
-    watch.start()
     for _ in range(7):
         watch.after_step(model, 5)
     assert modes == [(False, False)] * 2
@@ -41,8 +40,9 @@ def test_it_measures_every_so_many_steps_in_eval_mode_and_leaves_the_mode():
 def test_seconds_are_those_between_measurements_only(monkeypatch):
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(convergence, "_now", lambda: float(next(clock)))
-    watch = Watch(1, lambda model: {"accuracy": float(next(clock))})  # measuring takes ten as well
-    watch.start()  # 0
+    watch = Watch(
+        1, lambda model: {"accuracy": float(next(clock))}
+    )  # made at 0; measuring takes ten as well
     watch.after_step(torch.nn.Identity(), 1)  # stops at 10, measures, starts at 30
     watch.after_step(torch.nn.Identity(), 1)  # stops at 40
     assert [row["seconds"] for row in watch.rows] == [10, 20]
