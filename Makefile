@@ -21,6 +21,7 @@ help:  ## list the targets
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing about 2 GB of packages into .venv: minutes, without a word"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all]"
 	touch $@
 

@@ -54,6 +54,12 @@ class Detector:
 
     scorer: Scorer
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.scorer, Scorer):
+            raise TypeError(
+                f"a Detector takes a scorer, such as scorers.make('energy'), got {self.scorer!r}"
+            )
+
     def fit(self, train: Outputs) -> Self:
         """Fit the scorer to training outputs; an earlier calibration is forgotten."""
         check_known(train, "train")
@@ -81,9 +87,10 @@ class Detector:
         with `seed`, and the threshold and the p-values the other: the scores of rows that a scorer
         has learned from are not exchangeable with fresh ones, and the guarantee would be lost.
 
-        Raises `ValueError` for a rule without its outliers or with too few rows.
+        Raises `ValueError` for a rule without its outliers or with too few rows, and for validation
+        rows of no known class.
         """
-        check(validation, "validation")
+        check_known(validation, "validation")
         if outliers is not None:
             check(outliers, "outliers")
         if "validation" in self.scorer.needs:

@@ -309,3 +309,21 @@ def test_no_pickle_is_ever_loaded(tmp_path):
     np.savez(tmp_path / "evil.npz", config=np.array([{"format": 1}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
         Detector.load(tmp_path / "evil.npz")
+
+
+def test_rows_of_no_known_class_set_no_threshold():
+    strange = replace(made(), labels=np.where(np.arange(len(made())) == 3, -1, made().labels))
+    with pytest.raises(ValueError, match=r"validation must hold known classes only.*\[-1\]"):
+        Detector(scorers.Energy()).calibrate(strange)
+
+
+def test_what_is_no_scorer_or_no_outputs_is_refused_with_what_would_be_right():
+    with pytest.raises(
+        TypeError, match=r"takes a scorer, such as scorers.make\('energy'\), got 'energy'"
+    ):
+        Detector("energy")
+    detector = Detector(scorers.Energy()).calibrate(made())
+    with pytest.raises(
+        TypeError, match="outputs must be Outputs, made of your arrays, got ndarray"
+    ):
+        detector.decide(np.zeros((3, 5)))

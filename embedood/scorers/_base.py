@@ -133,8 +133,13 @@ class Scorer:
 def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> None:
     """Raise `ValueError`, naming the sizes, unless all arrays fit each other and are finite.
 
-    Where it is said what a scorer `reads`, the values of other arrays may be anything.
+    Where it is said what a scorer `reads`, the values of other arrays may be anything. Raises
+    `TypeError` for what is not `Outputs`.
     """
+    if not isinstance(outputs, Outputs):
+        raise TypeError(
+            f"{name} must be Outputs, made of your arrays, got {type(outputs).__name__}"
+        )
     named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
     arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
     shapes = {f: a.shape for f, a in arrays.items()}
