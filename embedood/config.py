@@ -25,6 +25,7 @@ class Data:
 
     data_name: str = "mnist"
     train_limit: int = 0  # 0 = all training images
+    imbalance: float = 1.0  # the first class has so many times as many as the last, by powers
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Schedule:
     epochs: int = 3
     batch_size: int = 128
     learning_rate: float = 3e-3  # the highest
+    optimizer: str = "adamw"  # or "sgd", with Nesterov's momentum of 0.9
     rates: str = (
         "one_cycle"  # or "constant", after a linear rise in the first twentieth of the steps
     )
@@ -220,7 +222,9 @@ _EMBEDDING = {
     "overconfidence_weight": 0.0,
     "std_weight": 0.0,
     "epochs": 15,
-    "learning_rate": 0.01,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 1e-3,
 }
 _COSINE = {"head": "cosine", "temperature": 0.0625}
 
@@ -229,9 +233,13 @@ _PRACTICE = {
     "unseen": (),
     "width": 8,
     "rates": "constant",
+    "optimizer": "adamw",
     "learning_rate": 3e-3,
+    "weight_decay": 0.02,
     "averaging": 0.98,
     "epochs": 6,
+    "overlap": "relative",
+    "sampling_temperature": 0.5,
 }
 
 _SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
@@ -259,12 +267,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"objective": "episodes_softmax", "ways": 20, "batch_size": 200},
     "practice": _COMPACT
     | {"shift": 0, "objective": "episodes", "head": "prototypes", "dimensions": 16}
-    | {"ways": 3, "batch_size": 48, "steps": 100, "watch_every": 25}
+    | {"ways": 3, "batch_size": 48, "steps": 200, "watch_every": 50}
     | _PRACTICE,
     "practice_photos": _EMBEDDING
     | _COSINE
     | {"objective": "episodes_softmax", "dimensions": 64}
-    | {"ways": 10, "batch_size": 100, "steps": 250, "watch_every": 75}
+    | {"ways": 10, "batch_size": 100, "steps": 250, "watch_every": 75, "context_share": 0.3}
     | _PRACTICE,
     "contrastive": _EMBEDDING
     | {"objective": "contrastive", "head": "cosine", "temperature": 0.1, "batch_size": 256},

@@ -177,7 +177,7 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the file."""
-        from embedood import runtime  # torch is slow to import, and only records need it
+        from embedood import runs, runtime  # torch is slow to import, and only records need it
 
         return {
             "notebook": self.notebook,
@@ -185,6 +185,7 @@ class Results:
             **_machine(),
             "seeds": self.seeds,
             "seconds": round(time.monotonic() - self._started, 2),
+            "trained_on": runs.used(),
             "versions": runtime.versions(),
             "data": _data_entry(self.data),
             "source_hash": _source_hash_or_none(self.notebook),

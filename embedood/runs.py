@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,8 @@ from embedood.models import Classifier
 from embedood.splits import Split
 
 T = TypeVar("T")
+
+_used: dict[str, dict[str, Any]] = {}  # the provenance of every run that this process has loaded
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,20 @@ def fit(experiment: Experiment, quiet: bool | None = None) -> Run:
     history, provenance = _read(folder / "history.json"), _read(folder / "provenance.json")
     curve = _read(folder / "curve.json") if experiment.schedule.watch_every else []
     model = model.to(runtime.device()).eval()
+    _used[experiment.key] = provenance
     return Run(experiment, model, split, history, curve, provenance, folder)
+
+
+def used() -> list[dict[str, Any]]:
+    """Return where and how long the networks were trained that this process has loaded.
+
+    One entry for each kind of device: `device` in words, `networks`, their number, and `seconds`.
+    """
+    devices = sorted({each["device"] for each in _used.values()})
+    own = {d: [each["seconds"] for each in _used.values() if each["device"] == d] for d in devices}
+    return [
+        {"device": d, "networks": len(own[d]), "seconds": round(sum(own[d]), 1)} for d in devices
+    ]
 
 
 def for_each(
@@ -80,29 +95,33 @@ def for_each(
     if runtime.device().type == "cuda":
         workers = 1
     jobs = (joblib.delayed(_read_run)(experiment, read) for experiment in experiments)
-    return joblib.Parallel(n_jobs=workers or joblib.cpu_count())(jobs)
+    found = joblib.Parallel(n_jobs=workers or joblib.cpu_count())(jobs)
+    _used.update({e.key: provenance for e, (_, provenance) in zip(experiments, found, strict=True)})
+    return [answer for answer, _ in found]
 
 
-def _read_run(experiment: Experiment, read: Callable[[Run], T]) -> T:
+def _read_run(experiment: Experiment, read: Callable[[Run], T]) -> tuple[T, dict[str, Any]]:
     threads = torch.get_num_threads()
     if runtime.device().type == "cpu":
         torch.set_num_threads(1)
     try:
-        return read(fit(experiment, quiet=True))
+        run = fit(experiment, quiet=True)
+        return read(run), run.provenance
     finally:
         torch.set_num_threads(threads)
 
 
 def split_of(experiment: Experiment) -> Split:
-    """Load the experiment's data and split it."""
-    part = experiment.split
-    return splits.split(
+    """Load the experiment's data and split it; the training part may be made imbalanced."""
+    part, imbalance = experiment.split, experiment.data.imbalance
+    whole = splits.split(
         data.load(experiment.data.data_name),
         unseen=part.unseen,
         validation=part.validation,
         seed=part.split_seed,
         train_limit=experiment.data.train_limit,
     )
+    return whole if imbalance == 1 else replace(whole, train=whole.train.long_tailed(imbalance))
 
 
 def build(experiment: Experiment, split: Split) -> Classifier:

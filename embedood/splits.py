@@ -44,6 +44,25 @@ class Part:
         own = self.labels == label
         return Part(self.images[own], self.labels[own], self.source_index[own])
 
+    def long_tailed(self, imbalance: float) -> Part:
+        r"""Keep the first $n\rho^{-c/(C-1)}$ images of class c; n is that of the smallest class.
+
+        The first class then has ρ = `imbalance` times as many as the last, which keeps one or more.
+        Raises `SplitError` for ρ < 1, unseen images, or a single class.
+
+        Source: Cui et al., 2019, "Class-balanced loss based on effective number of samples".
+        """
+        if not imbalance >= 1 or (self.labels < 0).any() or self.labels.max(initial=0) < 1:
+            raise SplitError(
+                f"an imbalance ≥ 1 between two known classes or more is needed, got {imbalance} "
+                f"and labels {np.unique(self.labels)}"
+            )
+        counts = np.bincount(self.labels)
+        kept = counts.min() * imbalance ** (-np.arange(len(counts)) / (len(counts) - 1))
+        rows = [np.flatnonzero(self.labels == c)[: max(round(n), 1)] for c, n in enumerate(kept)]
+        own = np.sort(np.concatenate(rows))
+        return Part(self.images[own], self.labels[own], self.source_index[own])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from embedood.samplers import Sampler
 from embedood.samplers.base import Look
 
 Rates = torch.optim.lr_scheduler.LRScheduler
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
 
 
 @dataclass
@@ -87,12 +92,17 @@ def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, rates: Rates)
     rates.step()
 
 
-def _optimizer(model: nn.Module, schedule: Schedule, steps: int) -> tuple[torch.optim.AdamW, Rates]:
-    """Return AdamW and its learning rates over epochs of so many steps.
+def _optimizer(
+    model: nn.Module, schedule: Schedule, steps: int
+) -> tuple[torch.optim.Optimizer, Rates]:
+    """Return the optimizer and its learning rates over epochs of so many steps.
 
-    Raises `ValueError` for an unknown name of rates.
+    Raises `ValueError` for an unknown name of an optimizer or of rates.
     """
-    optimizer = torch.optim.AdamW(
+    if schedule.optimizer not in OPTIMIZERS:
+        known = ", ".join(OPTIMIZERS)
+        raise ValueError(f"unknown optimizer {schedule.optimizer!r}; the optimizers are {known}")
+    optimizer = OPTIMIZERS[schedule.optimizer](
         model.parameters(),
         lr=schedule.learning_rate,
         weight_decay=schedule.weight_decay,

@@ -146,6 +146,19 @@ def test_rates_stay_constant_after_a_rise():
         training._optimizer(torch.nn.Linear(1, 1), Schedule(rates="cosine"), 20)
 
 
+def test_the_optimizer_is_the_one_asked_for():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    schedule = Schedule(optimizer="sgd", learning_rate=0.1, weight_decay=0.5, rates="constant")
+    optimizer, _ = training._optimizer(model, schedule, 1)
+    model.weight.grad = torch.ones(1, 1)
+    optimizer.step()
+    # Nesterov's first step: gradient g = 1 + 0.5 · w, velocity g, w − 0.1 · (g + 0.9 · g)
+    assert model.weight.item() == pytest.approx(1 - 0.1 * 1.9 * 1.5)
+    with pytest.raises(ValueError, match="unknown optimizer 'adam'; the optimizers are adamw, sgd"):
+        training._optimizer(model, Schedule(optimizer="adam"), 1)
+
+
 def test_for_each_trains_side_by_side_what_it_then_reads(tmp_path, monkeypatch):
     monkeypatch.setenv("EMBEDOOD_RUNS", str(tmp_path))
     experiments = [config.preset("episodes_softmax", **TINY, seed=seed) for seed in range(3)]

@@ -87,6 +87,16 @@ def test_a_second_fit_loads_and_trains_nothing(cache, monkeypatch):
     assert config.from_dict(stored) == experiment
 
 
+def test_what_was_used_tells_devices_apart(monkeypatch):
+    of = {"a": ("one", 1.5), "b": ("other", 2.0), "c": ("one", 0.25)}
+    used = {key: {"device": device, "seconds": s} for key, (device, s) in of.items()}
+    monkeypatch.setattr(runs, "_used", used)
+    assert runs.used() == [
+        {"device": "one", "networks": 2, "seconds": 1.75},
+        {"device": "other", "networks": 1, "seconds": 2.0},
+    ]
+
+
 def test_training_learns(cache):
     run = runs.fit(config.preset("report", **(TINY | {"width": 4}), epochs=6, learning_rate=1e-2))
     losses = [row["loss"] for row in run.history]

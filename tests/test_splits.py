@@ -125,6 +125,28 @@ def test_mnist_5k_splits_as_expected():
     assert Counter(split.validation.labels.tolist()) == {c: 56 if c < 5 else 55 for c in range(9)}
 
 
+def labelled(labels):
+    labels = np.array(labels)
+    return splits.Part(np.arange(len(labels)).reshape(-1, 1, 1, 1), labels, np.arange(len(labels)))
+
+
+def test_a_long_tail_falls_by_powers_and_keeps_the_first():
+    part = labelled([2, 0, 1] * 16 + [0]).long_tailed(16)
+    assert np.bincount(part.labels).tolist() == [16, 4, 1]
+    assert part.source_index[part.labels == 1].tolist() == [2, 5, 8, 11]
+    assert (np.diff(part.source_index) > 0).all()
+    assert (part.images.ravel() == part.source_index).all()
+    assert np.bincount(labelled([0, 1, 0, 1]).long_tailed(1000).labels).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "ratio"), [([0, 1], 0.5), ([-1, 0, 1], 2.0), ([0, 0], 2.0), ([], 2)]
+)
+def test_a_long_tail_needs_known_classes(labels, ratio):
+    with pytest.raises(SplitError, match=f"imbalance ≥ 1 between two known classes.*got {ratio}"):
+        labelled(np.array(labels, dtype=int)).long_tailed(ratio)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

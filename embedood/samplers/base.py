@@ -85,7 +85,7 @@ class Sampler(torch.utils.data.Sampler[torch.Tensor]):
                 f"labels must be N ≥ 1 whole numbers from 0 on, got {tuple(labels.shape)}, "
                 f"{labels.dtype}"
             )
-        if generator.device != labels.device:
+        if torch.empty(0, device=generator.device).device != labels.device:  # "cuda" is "cuda:0"
             raise ValueError(f"the generator is on {generator.device}, labels on {labels.device}")
         self.labels, self.generator = labels, generator
 
