@@ -26,7 +26,8 @@ class Outputs:
     logits N×C, embeddings N×D, labels N (−1 = unseen), head_weight C×D, head_bias C;
     mse N: the mean squared error of the reconstructed clean image; mse_noised N: of the image
     denoised after the training noise was put on, where that was asked for; perturbed_logits N×C: of
-    the image pushed towards its predicted class, for ODIN. `outputs[rows]` picks rows.
+    the image pushed towards its predicted class, for ODIN. The head may be None for scores that do
+    not read it. `outputs[rows]` picks rows.
     """
 
     logits: np.ndarray

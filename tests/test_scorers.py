@@ -540,9 +540,24 @@ def test_arrays_that_a_scorer_reads_count_and_must_be_finite(name, array):
         "outliers": lambda: scorer.calibrate(made(), spoilt),
         "outputs": lambda: scorer.score(spoilt),
     }.items():
-        message = f"^{array} of {part}, shape .*, hold 1 NaN or infinite"
+        message = f"^{array} of {part}, shape .*, hold 1 NaN or infinite values, the first in row 0"
         with pytest.raises(ValueError, match=message):
             use()
+
+
+@pytest.mark.parametrize(("name", "array"), [(n, a) for n, a in READ if a.startswith("head")])
+def test_a_score_that_reads_the_last_layer_says_so_where_there_is_none(name, array):
+    headless = replace(made(20), **{array: None})
+    message = f"^train lack {array}, which this score reads: the weight C×D and the bias C"
+    with pytest.raises(ValueError, match=message):
+        scorers.make(name).fit(headless)
+
+
+def test_other_scores_do_without_the_last_layer():
+    whole = made()
+    headless = replace(whole, head_weight=None, head_bias=None)
+    with_head, without = (scorers.make("mahalanobis").fit(o).score(o) for o in (whole, headless))
+    np.testing.assert_array_equal(without, with_head)
 
 
 def test_what_a_new_scorer_does_not_declare_it_reads():

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from embedood.outputs import Outputs
+from embedood.outputs import HEAD, Outputs
 
 
 class NotFittedError(RuntimeError):
@@ -142,6 +142,12 @@ def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> 
         )
     named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
     arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
+    absent = [f for f in HEAD if f not in arrays and f in (reads or ())]
+    if absent:
+        raise ValueError(
+            f"{name} lack {' and '.join(absent)}, which this score reads: the weight C×D and the bias "
+            "C of your network's last layer"
+        )
     shapes = {f: a.shape for f, a in arrays.items()}
     sizes = shapes["logits"] + shapes["embeddings"][1:]
     n, c, d = sizes if len(sizes) == 3 else (0, 0, 0)
@@ -155,9 +161,10 @@ def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> 
         raise ValueError(f"{name} need at least one row and two classes, got {shapes}")
     for f, array in arrays.items():
         if (reads is None or f in reads) and not all_finite(array):
-            bad = np.count_nonzero(~np.isfinite(array))
+            bad = np.argwhere(~np.isfinite(array))
             raise ValueError(
-                f"{f} of {name}, shape {array.shape}, hold {bad} NaN or infinite values"
+                f"{f} of {name}, shape {array.shape}, hold {len(bad)} NaN or infinite values, the "
+                f"first in row {bad[0][0]}"
             )
 
 
