@@ -414,8 +414,11 @@ def test_book_shows_published_results_or_the_readers_own_and_executes_nothing(pr
     page = project / "build" / "book" / "html" / "notebooks" / "01_first.html"
     assert batch.build_book().name == "index.html"
     assert ">21.0" not in page.read_text()
+    assert 'step</span> <span class="o">=</span> <span class="mf">0.5' in page.read_text()
     batch.build_book("quick")
     assert ">21.0" in page.read_text()
+    made_with = 'step</span> <span class="o">=</span> <span class="mf">1.0'
+    assert made_with in page.read_text(), "the parameters of the results, not the defaults"
     assert (project / "notebooks" / "01_first.ipynb").read_bytes() == source
     assert runs_of_both(project) == (1, 0)
 

@@ -127,6 +127,7 @@ def build_book(profile: str | None = None) -> Path:
     shutil.copytree(root, stage, ignore=shutil.ignore_patterns(*NOT_STAGED))
     if profile:
         _replace_results(stage, profile)
+    _show_parameters(stage)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "-W", "-n", "--keep-going", str(stage)]
     found = subprocess.run(command, text=True, capture_output=True, check=False)
@@ -144,6 +145,27 @@ def _replace_results(stage: Path, profile: str) -> None:
     for job in ready:
         _place(stage, job, *publishable(job))
     print(f"results of {profile}: {', '.join(job.notebook for job in ready)}; others as published")
+
+
+def _show_parameters(stage: Path) -> None:
+    """Let each staged page show the parameters that its results were made with."""
+    for name in notebook_names():
+        record, path = (
+            stage / "book" / "published" / f"{name}.json",
+            stage / "notebooks" / f"{name}.ipynb",
+        )
+        if not record.is_file():
+            continue
+        made = json.loads(record.read_text(encoding="utf-8"))
+        shown = {"profile": ""} | dict(validate(name, made["profile"]).parameters)
+        if "seeds" in shown:
+            shown["seeds"] = len(made["seeds"])
+        notebook = read_notebook(path)
+        cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", ()))
+        cell["source"] = "\n".join(
+            f"{n} = {value!r}".replace("'", '"') for n, value in shown.items()
+        )
+        path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def _keep_html(built: Path, kept: Path) -> Path:
