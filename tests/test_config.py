@@ -60,13 +60,14 @@ def test_only_what_differs_from_the_defaults_decides_the_key():
 
 
 def test_keys_are_those_under_which_trained_models_are_kept():
-    """Of presets as they were before samplers could be chosen."""
-    kept = {
-        "report": "8b8e6219fa50", "compact_turning": "9231accb271c", "gcpl": "81fc088d3e65",
-        "episodes": "137158904eab", "contrastive": "2855424afaf5",
-    }  # fmt: skip
+    """Of presets as they were before samplers, and for photographs SGD, could be chosen."""
+    before = {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.02}
+    kept = {"gcpl": "81fc088d3e65", "episodes": "137158904eab", "contrastive": "2855424afaf5"}
+    assert {name: config.preset(name, **before).key for name in kept} == kept
+    kept = {"report": "8b8e6219fa50", "compact_turning": "9231accb271c"}
     assert {name: config.preset(name).key for name in kept} == kept
-    assert config.preset("episodes", sampler="tournament").key != kept["episodes"]
+    assert config.preset("report", optimizer="sgd").key != kept["report"]
+    assert config.preset("report", sampler="tournament").key != kept["report"]
 
 
 def test_a_changed_default_raises_the_training_revision():
