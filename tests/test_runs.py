@@ -88,11 +88,11 @@ def test_a_second_fit_loads_and_trains_nothing(cache, monkeypatch):
 
 
 def test_what_was_used_tells_devices_apart(monkeypatch):
-    of = {"a": ("one", 1.5), "b": ("other", 2.0), "c": ("one", 0.25)}
+    of = {"a": ("one", 1.5), "b": ("other", 2.0), "c": ("one", 0.2)}
     used = {key: {"device": device, "seconds": s} for key, (device, s) in of.items()}
     monkeypatch.setattr(runs, "_used", used)
     assert runs.used() == [
-        {"device": "one", "networks": 2, "seconds": 1.75},
+        {"device": "one", "networks": 2, "seconds": 1.7},
         {"device": "other", "networks": 1, "seconds": 2.0},
     ]
 
