@@ -18,6 +18,7 @@ from PIL import Image
 
 from embedood import batch, cli
 from embedood.batch.progress import Progress, last_heading
+from embedood.batch.publishing import _hide_marks
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile = "quick"\nseeds = 1\nstep = 0.5\nlabel = "a"'
@@ -372,6 +373,15 @@ def test_pages_of_a_notebook_are_published_and_old_ones_leave(project, monkeypat
     monkeypatch.setattr("embedood.batch.publishing.MAX_ATTACHMENT_BYTES", 5)
     with pytest.raises(batch.BatchError, match="has 10 bytes, at most 5 can be published"):
         batch.publish("quick", ["01"])
+
+
+def test_pages_do_not_show_the_marks_of_nbval(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "01_first.ipynb"
+    write_notebook(path, "# NBVAL_CHECK_OUTPUT\nprint(1)", "print('# NBVAL_CHECK_OUTPUT')")
+    _hide_marks(tmp_path)
+    shown = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert shown[-2:] == ["print(1)", "print('# NBVAL_CHECK_OUTPUT')"]
 
 
 def test_publish_refuses_stale_missing_and_large(project, monkeypatch):

@@ -21,6 +21,7 @@ from embedood.results import code_hash, is_injected, project_root, write_json
 
 MAX_BYTES = 1_500_000
 MAX_ATTACHMENT_BYTES = 3_000_000
+COMPARED = "# NBVAL_CHECK_OUTPUT"
 NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
 
 
@@ -128,6 +129,7 @@ def build_book(profile: str | None = None) -> Path:
     if profile:
         _replace_results(stage, profile)
     _show_parameters(stage)
+    _hide_marks(stage)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "-W", "-n", "--keep-going", str(stage)]
     found = subprocess.run(command, text=True, capture_output=True, check=False)
@@ -165,6 +167,16 @@ def _show_parameters(stage: Path) -> None:
         cell["source"] = "\n".join(
             f"{n} = {value!r}".replace("'", '"') for n, value in shown.items()
         )
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _hide_marks(stage: Path) -> None:
+    """Leave out of each staged page the line that tells nbval which outputs to compare."""
+    for path in (stage / "notebooks").glob("*.ipynb"):
+        notebook = read_notebook(path)
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell["source"] = "".join(cell["source"]).removeprefix(COMPARED + "\n")
         path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
