@@ -83,13 +83,14 @@ class GaussianHead(nn.Module):
     $D_c=\frac{\|z-\mu_c\|^2}{2\sigma_c^2}+D\log\sigma_c$.
 
     $\sigma_c\ge\sqrt{T/2}$, where it begins and, if `fixed_scale`, stays; so T = 2 gives $\log\sigma\ge0$.
-    Without a floor, $D_y$ would fall for ever as $z\to\mu_y$ and $\sigma\to0$. Means begin at zero like
-    prototypes: the classes' embeddings differ, so their gradients do. Priors π are even until they are
-    set. As each class has its own σ, the logits are not linear in z: `weight` and `bias` are None.
+    Without a floor, $D_y$ would fall for ever as $z\to\mu_y$ and $\sigma\to0$. Means begin at random, so
+    far out ($\|\mu\|^2\approx\sigma^2\log999(C-1)$) that embeddings at the means would have a posterior of
+    0.999. Priors π are even until they are set. As each class has its own σ, the logits are not linear
+    in z: `weight` and `bias` are None.
 
     Source: Lee et al., 2020, "Multi-class data description…" (Deep-MCDD), who learn $\log\pi_c$, start
-    means at random, and keep $\log\sigma\ge0$ by a ReLU from 0, where it passes no gradient; here each
-    training step is projected.
+    means nearer to 0, and keep $\log\sigma\ge0$ by a ReLU from 0, where it passes no gradient; here
+    each training step is projected.
     """
 
     weight: None = None
@@ -104,7 +105,9 @@ class GaussianHead(nn.Module):
         fixed_scale: bool = False,
     ):
         super().__init__()
-        self.means = nn.Parameter(torch.zeros(num_classes, dimensions))
+        radius = math.sqrt(temperature / 2 * math.log(999 * max(num_classes - 1, 1)))
+        directions = torch.randn(num_classes, dimensions) / math.sqrt(dimensions)
+        self.means = nn.Parameter(radius * directions)
         self.growth = nn.Parameter(torch.zeros(num_classes), requires_grad=not fixed_scale)
         self.least_log_scale = math.log(temperature / 2) / 2
         self.register_buffer("log_priors", torch.full((num_classes,), -math.log(num_classes)))
