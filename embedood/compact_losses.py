@@ -46,6 +46,38 @@ def has_collapsed(embedding: torch.Tensor) -> bool:
     return len(z) > 1 and bool(spread <= COLLAPSED * z.abs().max())
 
 
+def information(
+    distances: torch.Tensor,
+    labels: torch.Tensor,
+    means: torch.Tensor,
+    log_scales: torch.Tensor,
+    log_priors: torch.Tensor,
+    *,
+    distance_weight: float = 0.1,
+    separation_weight: float = 1.0,
+    margin_weight: float = 0.0,
+    margin: float = 1.0,
+) -> dict[str, torch.Tensor]:
+    r"""The information loss, "loss", and its terms before they are weighed; those of weight 0 are left out.
+
+    Distances B×C are of the Gaussians with means C×D, log_scales C and log_priors C. The weights are β,
+    γ and η of the formula above.
+
+    Source: ours, a reconstruction of a loss of which only the abstract could be had (see chapter 08).
+    """
+    terms = {"posterior": posterior(distances, labels, log_priors)}
+    if distance_weight:
+        terms["distance"] = own_distance(distances, labels)
+    if separation_weight:
+        terms["separation"] = separation(means, log_scales, log_priors)
+    if margin_weight:
+        terms["margin"] = margin_violation(distances, labels, margin)
+    weight_of = {"posterior": 1.0, "distance": distance_weight, "separation": separation_weight,
+                 "margin": margin_weight}  # fmt: skip
+    loss = sum((weight_of[n] * term for n, term in terms.items()), start=distances.new_zeros(()))
+    return {"loss": loss} | terms
+
+
 def posterior(
     distances: torch.Tensor, labels: torch.Tensor, log_priors: torch.Tensor
 ) -> torch.Tensor:
@@ -71,10 +103,12 @@ def separation(
     r"""$\sum_c\pi_c\log\sum_{c'}\pi_{c'}e^{-B_{cc'}}$, between $-H(\pi)$ (far apart) and 0 (all the same).
 
     Means C×D, log_scales and log_priors C; B the Bhattacharyya divergence of spherical Gaussians, in
-    float64. Its negative is a lower bound of $I(Z;Y)$ for a mixture of these Gaussians.
+    float64; of one class 0. Its negative is a lower bound of $I(Z;Y)$ for a mixture of these Gaussians.
 
     Source: Kolchinsky & Tracey, 2017, "Estimating mixture entropy with pairwise distances".
     """
+    if len(means) == 1:
+        return 0 * means.sum()
     variances = (2 * log_scales.double()).exp()[:, None]
     divergences = gaussians.bhattacharyya(means.double(), variances)
     log_priors = log_priors.double()

@@ -35,22 +35,6 @@ def fisher_ratio(embeddings: np.ndarray, labels: np.ndarray) -> float:
     return between / within if within else float("inf")
 
 
-def silhouette(
-    embeddings: np.ndarray, labels: np.ndarray, most: int = 3000, seed: int = 0
-) -> float:
-    r"""Mean of $\frac{b-a}{\max(a,b)}$ in [−1, 1]: a is the mean distance to the own class, b to the next.
-
-    Of more than `most` rows, so many are drawn: distances of all pairs are needed.
-
-    Source: Rousseeuw, 1987, by scikit-learn.
-    """
-    from sklearn.metrics import silhouette_score
-
-    z, _, places, _ = _grouped(embeddings, labels)
-    size = most if len(z) > most else None
-    return float(silhouette_score(z, places, sample_size=size, random_state=seed))
-
-
 def _grouped(
     embeddings: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

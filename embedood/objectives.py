@@ -206,9 +206,10 @@ def information(experiment: Experiment) -> Objective:
     """Return the information loss of `compact_losses`, for a head of Gaussians.
 
     loss = posterior + `distance_weight` · D_y + `separation_weight` · separation
-    (+ `margin_weight` · margin violation). Terms of weight 0 are left out.
+    (+ `margin_weight` · violation of the `margin`)
     """
-    chosen = experiment.losses
+    names = ("distance_weight", "separation_weight", "margin_weight", "margin")
+    chosen = {name: getattr(experiment.losses, name) for name in names}
 
     def objective(
         model: nn.Module,
@@ -219,20 +220,11 @@ def information(experiment: Experiment) -> Objective:
     ) -> Step:
         answer, head = _forward(model, augmented(experiment, images, generator)), model.head
         assert isinstance(head, models.GaussianHead), "objectives.of refuses others"
-        distances, priors = head.log_priors - answer.logits, head.log_priors
-        terms = {"posterior": compact_losses.posterior(distances, labels, priors)}
-        loss = terms["posterior"]
-        if chosen.distance_weight:
-            terms["distance"] = compact_losses.own_distance(distances, labels)
-            loss = loss + chosen.distance_weight * terms["distance"]
-        if chosen.separation_weight:
-            terms["separation"] = compact_losses.separation(head.means, head.log_scales, priors)
-            loss = loss + chosen.separation_weight * terms["separation"]
-        if chosen.margin_weight:
-            terms["margin"] = compact_losses.margin_violation(distances, labels, chosen.margin)
-            loss = loss + chosen.margin_weight * terms["margin"]
-        summary = {"loss": loss, "accuracy": _accuracy(answer.logits, labels)}
-        return Step(summary | terms, answer.embedding, answer.logits)
+        classes = (head.means, head.log_scales, head.log_priors)
+        distances = head.log_priors - answer.logits
+        terms = compact_losses.information(distances, labels, *classes, **chosen)
+        terms["accuracy"] = _accuracy(answer.logits, labels)
+        return Step(terms, answer.embedding, answer.logits)
 
     return objective
 
