@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from embedood import gaussians
 
-COLLAPSED = 1e-5  # embeddings that differ by less, of the largest, are one point
+COLLAPSED = 1e-5  # embeddings that differ by less than this share of the largest are one point
 
 
 def deep_svdd(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:

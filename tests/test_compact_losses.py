@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embedood import compact_losses, config, gaussians, losses, models, objectives, outputs, runtime
+from embedood import (
+    compact_losses,
+    config,
+    gaussians,
+    losses,
+    models,
+    objectives,
+    outputs,
+    runs,
+    runtime,
+)
 from embedood.scorers import make
 from embedood.splits import Part
 
@@ -268,6 +278,30 @@ def test_scorers_that_need_a_linear_head_say_so_and_others_work():
     assert len(make("energy").fit(both).score(both)) == 40
 
 
+def test_presets_are_trained_and_their_terms_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDOOD_RUNS", str(tmp_path))
+    small = {
+        "data_name": "mnist-5k",
+        "width": 4,
+        "epochs": 2,
+        "train_limit": 1000,
+        "unseen": (6, 7, 8, 9),
+    }
+    run = runs.fit(config.preset("compact_information", **small))
+    first, last = run.history
+    assert set(first) >= {"loss", "accuracy", "posterior", "distance", "separation"}
+    assert last["loss"] < first["loss"]
+    whole = last["posterior"] + 0.1 * last["distance"] + last["separation"]
+    assert last["loss"] == pytest.approx(whole, rel=1e-4)
+    assert -math.log(6) <= last["separation"] <= 0
+
+
+def test_fields_of_the_information_loss_leave_old_keys_valid():
+    old = config.preset("gcpl")
+    assert old.with_(distance_weight=0.0, fixed_scale=False, margin=1.0).key == old.key
+    assert old.with_(margin_weight=0.1).key != old.key
+
+
 def test_the_objective_needs_gaussians():
     with pytest.raises(ValueError, match="needs a Gaussian for each class, got the head 'linear'"):
         objectives.of(plain("compact_information", head="linear", temperature=1.0))
@@ -322,8 +356,9 @@ def test_a_bias_lets_deep_svdd_collapse_and_without_one_it_does_not():
     x, centre = torch.randn(60, 5), torch.tensor([1.0, -1.0])
     with_bias, without = nn.Linear(5, 2), nn.Linear(5, 2, bias=False)
     for net in (with_bias, without):
-        train(lambda net=net: (net(x) - centre).square().sum(1).mean(), net.parameters(), 2000)
-    assert compact_losses.deep_svdd(with_bias(x), centre) < 1e-6
+        train(lambda net=net: (net(x) - centre).square().sum(1).mean(), net.parameters(), 1000)
+    with pytest.warns(UserWarning, match="collapsed"):
+        assert compact_losses.deep_svdd(with_bias(x), centre) < 1e-6
     assert not compact_losses.has_collapsed(without(x))
     assert compact_losses.deep_svdd(without(x), centre) > 0.1
 
