@@ -46,6 +46,7 @@ class Network:
     head: str = "linear"  # a name of models.HEADS
     dimensions: int = 0  # of the embedding; 0 = as many as the network has features
     temperature: float = 1.0  # of the head; a cosine is divided by it, a squared distance too
+    fixed_scale: bool = False  # of the head "gaussians": σ = √(temperature / 2) throughout
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Losses:
     outlier_recipe: str = "report"  # a name of noise.OUTLIERS
     turning_weight: float = 0.0  # class × quarter turn on a second head, half of the batch turned
     pull_weight: float = 0.0  # of the squared distance to the own class's prototype
+    distance_weight: float = 0.0  # β, of the distance to the own class's Gaussian
+    separation_weight: float = 0.0  # γ, of how much the classes' Gaussians overlap
+    margin_weight: float = 0.0  # η, of other Gaussians that are not farther by the margin
+    margin: float = 1.0  # in nats
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,13 @@ _PRACTICE = {
 
 _SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
 
+# A Gaussian for each class, of a standard deviation of 1 or more.
+_GAUSSIANS = {"objective": "information", "head": "gaussians", "temperature": 2.0}
+_DEEP_MCDD = _GAUSSIANS | {"distance_weight": 0.1}
+_INFORMATION = _GAUSSIANS | {"distance_weight": 0.1, "separation_weight": 1.0}
+_DCE = {"head": "prototypes", "temperature": 0.5}
+_GCPL = {"head": "prototypes", "pull_weight": 0.001}
+
 # What a preset changes against the defaults above, which are the report's recipe.
 PRESETS: dict[str, dict[str, Any]] = {
     "report": {},
@@ -257,8 +269,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact_exposed": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "photos"},
     "cross_entropy": _EMBEDDING,
     "smoothed": _EMBEDDING | {"label_smoothing": 0.1},
-    "dce": _EMBEDDING | {"head": "prototypes", "temperature": 0.5},
-    "gcpl": _EMBEDDING | {"head": "prototypes", "pull_weight": 0.001},
+    "dce": _EMBEDDING | _DCE,
+    "gcpl": _EMBEDDING | _GCPL,
+    "deep_mcdd": _EMBEDDING | _DEEP_MCDD,
+    "information": _EMBEDDING | _INFORMATION,
+    "compact_dce": _COMPACT | _DCE,
+    "compact_gcpl": _COMPACT | _GCPL,
+    "compact_deep_mcdd": _COMPACT | _DEEP_MCDD,
+    "compact_information": _COMPACT | _INFORMATION,
     "episodes": _EMBEDDING
     | {"objective": "episodes", "head": "prototypes", "ways": 20, "batch_size": 200},
     "cosine": _EMBEDDING | _COSINE,

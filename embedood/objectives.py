@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embedood import losses, models, noise, samplers
+from embedood import compact_losses, losses, models, noise, samplers
 from embedood.config import Experiment
 from embedood.samplers import Step
 
@@ -202,11 +202,39 @@ def episodic_softmax(experiment: Experiment) -> Objective:
     return objective
 
 
+def information(experiment: Experiment) -> Objective:
+    """Return the information loss of `compact_losses`, for a head of Gaussians.
+
+    loss = posterior + `distance_weight` · D_y + `separation_weight` · separation
+    (+ `margin_weight` · violation of the `margin`)
+    """
+    names = ("distance_weight", "separation_weight", "margin_weight", "margin")
+    chosen = {name: getattr(experiment.losses, name) for name in names}
+
+    def objective(
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
+        answer, head = _forward(model, augmented(experiment, images, generator)), model.head
+        assert isinstance(head, models.GaussianHead), "objectives.of refuses others"
+        classes = (head.means, head.log_scales, head.log_priors)
+        distances = head.log_priors - answer.logits
+        terms = compact_losses.information(distances, labels, *classes, **chosen)
+        terms["accuracy"] = _accuracy(answer.logits, labels)
+        return Step(terms, answer.embedding, answer.logits)
+
+    return objective
+
+
 OBJECTIVES: dict[str, Callable[[Experiment], Objective]] = {
     "classification": classification,
     "contrastive": contrastive,
     "episodes": episodic,
     "episodes_softmax": episodic_softmax,
+    "information": information,
 }
 LEAVE_THE_HEAD = ("contrastive", "episodes")
 NEED_WAYS = ("episodes", "episodes_softmax")
@@ -224,6 +252,8 @@ def of(experiment: Experiment) -> Objective:
         raise ValueError(f"unknown objective {name!r}; the objectives are {', '.join(OBJECTIVES)}")
     if name in LEAVE_THE_HEAD and head == "linear":
         raise ValueError(f"{name} needs a head that class means can set: cosine or prototypes")
+    if name == "information" and head != "gaussians":
+        raise ValueError(f"information needs a Gaussian for each class, got the head {head!r}")
     if name in NEED_WAYS and not experiment.schedule.ways:
         raise ValueError(f"{name} needs classes to draw for each batch: set ways")
     terms = experiment.losses

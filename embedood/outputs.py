@@ -85,13 +85,21 @@ def compute(
     rows = [_batch(model, batch.float() / 255) for batch in images.split(batch_size)]
     logits, embeddings, *errors = (np.concatenate(column) for column in zip(*rows, strict=True))
     mse = errors[0] if errors else None
-    weight, bias = (t.detach().float().cpu().numpy() for t in (model.head.weight, model.head.bias))
+    weight, bias = _linear_head(model)
     noised = None if noise_seed is None else _noised_errors(model, images, noise_seed, batch_size)
     perturbed = None
     if odin_epsilon is not None:
         batches = (batch.float() / 255 for batch in images.split(batch_size))
         perturbed = np.concatenate([_perturbed_logits(model, b, odin_epsilon) for b in batches])
     return Outputs(logits, embeddings, part.labels, weight, bias, mse, noised, perturbed)
+
+
+def _linear_head(model: Classifier) -> tuple[Any, Any]:
+    """Weight and bias of the head, or None and None where logits are not linear in the embedding."""
+    weight, bias = model.head.weight, model.head.bias
+    if weight is None or bias is None:
+        return None, None
+    return weight.detach().float().cpu().numpy(), bias.detach().float().cpu().numpy()
 
 
 def compute_mirrored(model: Classifier, part: Part, **how: Any) -> Outputs:
@@ -128,10 +136,12 @@ def ensemble(members: Sequence[Outputs]) -> Outputs:
         return None if any(a is None for a in arrays) else np.mean(arrays, 0)
 
     averaged = ("logits", "head_bias", "mse", "mse_noised", "perturbed_logits")
+    weights: Any = [m.head_weight for m in members]
+    linear = all(weight is not None for weight in weights)
     return Outputs(
         embeddings=np.concatenate([m.embeddings for m in members], 1),
         labels=members[0].labels,
-        head_weight=np.concatenate([m.head_weight for m in members], 1) / len(members),
+        head_weight=np.concatenate(weights, 1) / len(members) if linear else None,  # type: ignore[arg-type]
         **{name: mean(name) for name in averaged},
     )
 

@@ -136,6 +136,7 @@ def build(experiment: Experiment, split: Split) -> Classifier:
             head=experiment.network.head,
             dimensions=experiment.network.dimensions,
             temperature=experiment.network.temperature,
+            fixed_scale=experiment.network.fixed_scale,
         )
     return model.to(memory_format=models.memory_format(model))  # type: ignore[call-overload]
 

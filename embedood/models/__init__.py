@@ -3,9 +3,11 @@
 from embedood.models.heads import (
     HEADS,
     CosineHead,
+    GaussianHead,
     Head,
     LinearHead,
     PrototypeHead,
+    gaussian_distances,
     least_scale,
     squared_distances,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "DenoisingClassifier",
     "EmbeddingClassifier",
     "Forward",
+    "GaussianHead",
     "Head",
     "LinearHead",
     "PrototypeHead",
@@ -41,6 +44,7 @@ __all__ = [
     "TurningClassifier",
     "build",
     "count_parameters",
+    "gaussian_distances",
     "least_scale",
     "memory_format",
     "squared_distances",

@@ -1,7 +1,7 @@
 """Last layers: an embedding, B×D, to one logit per class, B×C, and the embedding they want.
 
-Each has `weight` C×D and `bias` C with $Wz+b$ equal to the logits, up to a number per row that no
-softmax sees; scorers read them. `neck` makes the embedding of the network's pooled features.
+Each but the Gaussian one has `weight` C×D and `bias` C with $Wz+b$ equal to the logits, up to a number
+per row that no softmax sees; scorers read them. `neck` makes the embedding of the pooled features.
 """
 
 from __future__ import annotations
@@ -78,6 +78,79 @@ class PrototypeHead(nn.Module):
         self.prototypes.data.copy_(means)
 
 
+class GaussianHead(nn.Module):
+    r"""A spherical Gaussian a class: $\ell_c=\log\pi_c-D_c$ with the distance
+    $D_c=\frac{\|z-\mu_c\|^2}{2\sigma_c^2}+D\log\sigma_c$.
+
+    $\sigma_c\ge\sqrt{T/2}$, where it begins and, if `fixed_scale`, stays; so T = 2 gives $\log\sigma\ge0$.
+    Without a floor, $D_y$ would fall for ever as $z\to\mu_y$ and $\sigma\to0$. Means begin at random, so
+    far out ($\|\mu\|^2\approx\sigma^2\log999(C-1)$) that embeddings at the means would have a posterior of
+    0.999. Priors π are even until they are set. As each class has its own σ, the logits are not linear
+    in z: `weight` and `bias` are None.
+
+    Source: Lee et al., 2020, "Multi-class data description…" (Deep-MCDD), who learn $\log\pi_c$, start
+    means nearer to 0, and keep $\log\sigma\ge0$ by a ReLU from 0, where it passes no gradient; here
+    each training step is projected.
+    """
+
+    weight: None = None
+    bias: None = None
+    log_priors: torch.Tensor
+
+    def __init__(
+        self,
+        dimensions: int,
+        num_classes: int,
+        temperature: float = 2.0,
+        fixed_scale: bool = False,
+    ):
+        super().__init__()
+        radius = math.sqrt(temperature / 2 * math.log(999 * max(num_classes - 1, 1)))
+        directions = torch.randn(num_classes, dimensions) / math.sqrt(dimensions)
+        self.means = nn.Parameter(radius * directions)
+        self.growth = nn.Parameter(torch.zeros(num_classes), requires_grad=not fixed_scale)
+        self.least_log_scale = math.log(temperature / 2) / 2
+        self.register_buffer("log_priors", torch.full((num_classes,), -math.log(num_classes)))
+
+    @property
+    def log_scales(self) -> torch.Tensor:
+        """log σ, C."""
+        return self.least_log_scale + self.growth.clamp(min=0)
+
+    def distances(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Return D_c of each class, B×C."""
+        if self.training:
+            self.growth.data.clamp_(min=0)
+        with torch.autocast(embedding.device.type, enabled=False):
+            return gaussian_distances(embedding.float(), self.means, self.log_scales)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.log_priors - self.distances(embedding)
+
+    def set_means(self, means: torch.Tensor) -> None:
+        """Make the mean embedding of each class, C×D, that of its Gaussian."""
+        self.means.data.copy_(means)
+
+    def set_priors(self, priors: torch.Tensor) -> None:
+        """Set how frequent each class is, C positive numbers, of any sum."""
+        if priors.shape != self.log_priors.shape or not (priors > 0).all():
+            raise ValueError(
+                f"priors must be {len(self.log_priors)} positive numbers, got {priors}"
+            )
+        self.log_priors.copy_((priors / priors.sum()).log())
+
+
+def gaussian_distances(
+    embedding: torch.Tensor, means: torch.Tensor, log_scales: torch.Tensor
+) -> torch.Tensor:
+    r"""Return $\frac{\|z-\mu_c\|^2}{2\sigma_c^2}+D\log\sigma_c$, B×C, in nats; log_scales C.
+
+    It is $-\log N(z;\mu_c,\sigma_c^2I)$ without its $\frac D2\log2\pi$.
+    """
+    squares = squared_distances(embedding, means) / (2 * (2 * log_scales).exp())
+    return squares + means.shape[1] * log_scales
+
+
 def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return ‖a_i − b_j‖², N×M, with a gradient that is finite everywhere.
 
@@ -95,23 +168,29 @@ class UnitNorm(nn.Module):
         return F.normalize(z.float())
 
 
-Head = LinearHead | CosineHead | PrototypeHead
+Head = LinearHead | CosineHead | PrototypeHead | GaussianHead
 HEADS: dict[str, type[Head]] = {
     "linear": LinearHead,
     "cosine": CosineHead,
     "prototypes": PrototypeHead,
+    "gaussians": GaussianHead,
 }
 
 
 def make(
-    name: str, features: int, num_classes: int, dimensions: int = 0, temperature: float = 1.0
+    name: str,
+    features: int,
+    num_classes: int,
+    dimensions: int = 0,
+    temperature: float = 1.0,
+    fixed_scale: bool = False,
 ) -> tuple[nn.Module, Head]:
     """Return the neck, pooled features to embedding, and the head of a name of `HEADS`.
 
     `dimensions` is that of the embedding, 0 as many as there are features. A linear head with 0
     takes the features themselves, which are not negative; the others a linear map of them, so that
-    an embedding can lie on any side of the origin. Raises `ValueError` for an unknown name or a
-    temperature that is not positive.
+    an embedding can lie on any side of the origin. `fixed_scale` is for Gaussians. Raises `ValueError`
+    for an unknown name, a temperature that is not positive, or a scale to be fixed that is not there.
     """
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; the heads are {', '.join(HEADS)}")
@@ -123,7 +202,10 @@ def make(
         steps.append(nn.Linear(features, d))
     if name == "cosine":
         steps.append(UnitNorm())
-    return nn.Sequential(*steps), HEADS[name](d, num_classes, temperature)
+    if fixed_scale and name != "gaussians":
+        raise ValueError(f"only the head 'gaussians' has a scale that could be fixed, got {name!r}")
+    scale = {"fixed_scale": True} if fixed_scale else {}
+    return nn.Sequential(*steps), HEADS[name](d, num_classes, temperature, **scale)
 
 
 def least_scale(num_classes: int, posterior: float = 0.999) -> float:

@@ -118,10 +118,13 @@ class EmbeddingClassifier(Classifier):
         head: str = "linear",
         dimensions: int = 0,
         temperature: float = 1.0,
+        fixed_scale: bool = False,
     ):
         super().__init__()
         self.features = features
-        self.neck, self.head = heads.make(head, channels, num_classes, dimensions, temperature)
+        self.neck, self.head = heads.make(
+            head, channels, num_classes, dimensions, temperature, fixed_scale
+        )
 
     def forward(self, images: torch.Tensor) -> Forward:
         embedding = self.neck(self.features(images).mean((2, 3)))
@@ -178,7 +181,7 @@ class TurningClassifier(CompactClassifier):
 
     def __init__(self, num_classes: int, width: int = 32, channels: int = 1, **head: Any):
         super().__init__(num_classes, width, channels, **head)
-        self.turned = nn.Linear(self.head.weight.shape[1], 3 * num_classes)
+        self.turned = nn.Linear(head.get("dimensions") or 4 * width, 3 * num_classes)
 
 
 def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -200,8 +203,8 @@ def build(
 ) -> Classifier:
     """Return a network of `ARCHITECTURES` with random weights.
 
-    `head`, `dimensions` and `temperature` are those of `heads.make`; the denoising classifier has none
-    but the linear one. Raises `ValueError` for an unknown name.
+    `head`, `dimensions`, `temperature` and `fixed_scale` are those of `heads.make`; the denoising
+    classifier has none but the linear one. Raises `ValueError` for an unknown name.
     """
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
