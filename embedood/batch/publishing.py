@@ -20,6 +20,7 @@ from embedood.batch.jobs import BatchError, Job, notebook_names, read_notebook, 
 from embedood.results import code_hash, is_injected, project_root, write_json
 
 MAX_BYTES = 1_500_000
+LARGE_PICTURE = 400_000
 MAX_ATTACHMENT_BYTES = 3_000_000
 COMPARED = "# NBVAL_CHECK_OUTPUT"
 NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
@@ -43,13 +44,18 @@ def with_outputs(source: Mapping[str, Any], executed: Mapping[str, Any]) -> dict
 
 
 def _lighter(output: dict[str, Any]) -> dict[str, Any]:
-    """The same output, its picture without an alpha channel that hides nothing: a tenth smaller."""
+    """The same output, its picture without an alpha channel that hides nothing: a tenth smaller.
+
+    A picture of more than `LARGE_PICTURE` bytes is kept in 256 colours, which few can tell.
+    """
     encoded = output.get("data", {}).get("image/png")
     if encoded:
         picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
         if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255):
-            smaller = io.BytesIO()
-            picture.convert("RGB").save(smaller, "PNG", optimize=True)
+            smaller, kept = io.BytesIO(), picture.convert("RGB")
+            if len(encoded) > LARGE_PICTURE:
+                kept = kept.quantize(256)
+            kept.save(smaller, "PNG", optimize=True)
             output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode()
     return output
 
