@@ -74,6 +74,7 @@ class Losses:
     outlier_recipe: str = "report"  # a name of noise.OUTLIERS
     turning_weight: float = 0.0  # class × quarter turn on a second head, half of the batch turned
     pull_weight: float = 0.0  # of the squared distance to the own class's prototype
+    pair_margin: float = 0.2  # of the objectives that compare pairs or triples, on unit embeddings
 
 
 @dataclass(frozen=True)

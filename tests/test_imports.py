@@ -22,6 +22,7 @@ ORDER = [
     "models",
     "gaussians",
     "losses",
+    "pair_losses",
     "samplers",
     "objectives",
     "convergence",
