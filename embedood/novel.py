@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -15,6 +15,60 @@ from sklearn.exceptions import NotFittedError
 from embedood.scorers._base import unit
 
 SPACES = ("raw", "centred", "whitened")
+
+
+class Accuracies(NamedTuple):
+    """Shares of right answers, in [0, 1].
+
+    joint: of all test rows, when all classes compete; known, new: of the rows of these classes, then;
+    disjoint: of the rows of new classes, when only these compete.
+    """
+
+    joint: float
+    disjoint: float
+    known: float
+    new: float
+
+    @property
+    def harmonic(self) -> float:
+        """The harmonic mean of known and new, which one of the two cannot carry alone."""
+        return 2 * self.known * self.new / max(self.known + self.new, 1e-12)
+
+
+def accuracies(
+    known: tuple[np.ndarray, np.ndarray],
+    new: tuple[np.ndarray, np.ndarray],
+    disjoint: np.ndarray,
+) -> Accuracies:
+    """Return the accuracies of answers; known and new are answers and labels, each N, when all compete.
+
+    `disjoint` are the answers for the rows of new classes when only these compete. Raises `ValueError`
+    for no rows, or numbers of them that do not fit.
+    """
+    right = [np.asarray(answers) == np.asarray(labels) for answers, labels in (known, new)]
+    if not right[0].size or not right[1].size or len(disjoint) != right[1].size:
+        raise ValueError(
+            f"known and new rows are needed, and as many disjoint answers as new ones; got "
+            f"{right[0].size} known, {right[1].size} new, {len(disjoint)} disjoint"
+        )
+    return Accuracies(
+        joint=float(np.concatenate(right).mean()),
+        disjoint=float((np.asarray(disjoint) == np.asarray(new[1])).mean()),
+        known=float(right[0].mean()),
+        new=float(right[1].mean()),
+    )
+
+
+def shots(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows of n examples of each class, drawn without replacement, class by class.
+
+    Raises `ValueError` where a class has fewer.
+    """
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(map(len, groups), default=0)
+    if not 1 <= n <= fewest:
+        raise ValueError(f"1 … {fewest} examples of each class can be drawn, not {n}")
+    return np.concatenate([rng.choice(group, n, replace=False) for group in groups])
 
 
 class NovelClassifier:
@@ -31,12 +85,14 @@ class NovelClassifier:
     Attributes after `fit`: `classes_`, C names or numbers in the order of the columns of
     `decision_function`, new ones last; `directions_`, C×D, of length 1; `known_`, how many were fitted.
 
-    Source: for `raw`, Zhai & Wu, 2019, and Gidaris & Komodakis, 2018, who train the network so;
-    whitened cosines: Hatch et al., 2006, within-class covariance normalisation.
+    Source: `raw`: Qi et al., 2018, "Low-shot learning with imprinted weights", and Pereira et al., 2021;
+    `whitened`: Hatch et al., 2006, "Within-class covariance normalization…", there for voices.
 
     Args:
         space: a name of `SPACES`.
         scale: s, for `predict_proba` only; see `models.heads.least_scale`.
+        handicap: taken off the cosines of known classes where new ones compete with them. Above 0 it
+            moves doubtful rows to the new classes (Chao et al., 2016, calibrated stacking).
         embed: a live network, as a function of images to embeddings N×D. Every method that takes
             embeddings then takes images in their place.
     """
@@ -46,9 +102,11 @@ class NovelClassifier:
         space: str = "whitened",
         scale: float = 10.0,
         shrinkage: float = 0.03,
+        handicap: float = 0.0,
         embed: Callable[[Any], np.ndarray] | None = None,
     ):
-        self.space, self.scale, self.shrinkage, self.embed = space, scale, shrinkage, embed
+        self.space, self.scale, self.shrinkage = space, scale, shrinkage
+        self.handicap, self.embed = handicap, embed
 
     def fit(self, examples: Any, labels: np.ndarray, directions: np.ndarray | None = None) -> Self:
         """Learn the known classes from examples and the labels of these, N, names or numbers.
@@ -102,11 +160,13 @@ class NovelClassifier:
         return self.classes_[self.known_ :]
 
     def decision_function(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
-        """Return cosines, N×C in [−1, 1]: to all classes (joint), or to the new ones only (disjoint)."""
-        first = self.known_ if disjoint and len(self.new_classes_) else 0
-        if disjoint and not first:
+        """Return cosines, N×C: to all classes (joint), or to the new ones only (disjoint)."""
+        if disjoint and not len(self.new_classes_):
             raise ValueError("no class was added, so there is none to choose from; call add first")
-        return self._unit(embeddings) @ self.directions_[first:].T
+        cosines = self._unit(embeddings) @ self.directions_.T
+        if len(self.new_classes_):
+            cosines[:, : self.known_] -= self.handicap
+        return cosines[:, self.known_ :] if disjoint else cosines
 
     def predict(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
         """Return the class of the largest cosine, N."""
@@ -122,7 +182,7 @@ class NovelClassifier:
         self._refuse_unfitted()
         path = Path(path)
         partial = path.with_name(path.name + ".partial.npz")
-        settings = {"space": self.space, "scale": self.scale, "shrinkage": self.shrinkage}
+        settings = {name: getattr(self, name) for name in _SETTINGS}
         learned = {name: getattr(self, name) for name in _LEARNED}
         np.savez_compressed(partial, settings=json.dumps(settings), **learned)
         os.replace(partial, path)
@@ -208,6 +268,7 @@ class NovelClassifier:
         return ", ".join(map(repr, self.classes_[:3].tolist())) + ", …"
 
 
+_SETTINGS = ("space", "scale", "shrinkage", "handicap")
 _LEARNED = ("classes_", "directions_", "known_", "origin_", "map_")
 
 

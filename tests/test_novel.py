@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.exceptions import NotFittedError
 
 from embedood import models, outputs, splits
-from embedood.novel import SPACES, NovelClassifier
+from embedood.novel import SPACES, NovelClassifier, accuracies, shots
 
 RNG = np.random.default_rng(0)
 NAMES = np.array(["ant", "bee", "cow"])
@@ -229,3 +229,42 @@ def test_a_live_network_takes_images(tmp_path):
             frozen.decision_function(embed(images[25:])),
             atol=1e-6,
         )
+
+
+def test_a_handicap_moves_answers_to_the_new_classes_and_needs_one():
+    plain, late = fitted("raw"), fitted("raw", handicap=0.3)
+    np.testing.assert_array_equal(plain.decision_function(ASKED), late.decision_function(ASKED))
+    for classifier in (plain, late):
+        classifier.add("dog", NEW[new_place == 0])
+    wanted = plain.decision_function(ASKED) - np.array([0.3, 0.3, 0.3, 0])
+    np.testing.assert_allclose(late.decision_function(ASKED), wanted)
+    new = plain.decision_function(ASKED, disjoint=True)
+    np.testing.assert_array_equal(new, late.decision_function(ASKED, disjoint=True))
+
+
+def test_accuracies_by_hand():
+    found = accuracies(([0, 1, 5, 1], [0, 1, 1, 1]), ([5, 6, 0], [5, 5, 6]), [5, 5, 6])
+    assert found == (4 / 7, 1.0, 3 / 4, 1 / 3)
+    assert found.harmonic == pytest.approx(2 / (4 / 3 + 3))
+
+
+@pytest.mark.parametrize(("known", "new", "only"), [(0, 2, 2), (2, 0, 0), (2, 2, 3)])
+def test_accuracies_of_rows_that_do_not_fit(known, new, only):
+    told = f"got {known} known, {new} new, {only} disjoint"
+    with pytest.raises(ValueError, match=told):
+        accuracies((np.ones(known), np.ones(known)), (np.ones(new), np.ones(new)), np.ones(only))
+
+
+def test_shots_are_different_rows_of_each_class():
+    labels = np.repeat([7, 3, 9], [5, 4, 6])
+    rows = shots(labels, 4, np.random.default_rng(0))
+    assert labels[rows].tolist() == [3] * 4 + [7] * 4 + [9] * 4
+    assert len(set(rows.tolist())) == 12
+    again = shots(labels, 4, np.random.default_rng(1))
+    assert set(rows.tolist()) != set(again.tolist())
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_more_shots_than_there_are_examples(n):
+    with pytest.raises(ValueError, match=f"1 … 4 examples of each class can be drawn, not {n}"):
+        shots(np.repeat([0, 1], [5, 4]), n, np.random.default_rng(0))
