@@ -135,6 +135,8 @@ def test_newcomers_are_the_unseen_classes_of_either_official_part():
         assert np.array_equal(np.take([0, 2, 1, 3], part.labels), part.images[:, 0, 0, 0])
         assert np.array_equal(source.images[part.source_index], part.images)
     assert not source.is_test[examples.source_index].any()
+    trained = np.concatenate([split.train.source_index, split.validation.source_index])
+    assert not np.isin(examples.source_index, trained).any()
     assert np.array_equal(test.source_index, split.test_unseen.source_index)
 
 
