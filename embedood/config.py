@@ -79,6 +79,7 @@ class Losses:
     separation_weight: float = 0.0  # γ, of how much the classes' Gaussians overlap
     margin_weight: float = 0.0  # η, of other Gaussians that are not farther by the margin
     margin: float = 1.0  # in nats
+    pair_margin: float = 0.2  # of the objectives that compare pairs or triples, on unit embeddings
 
 
 @dataclass(frozen=True)

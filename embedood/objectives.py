@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embedood import compact_losses, losses, models, noise, samplers
+from embedood import compact_losses, losses, models, noise, pair_losses, samplers
 from embedood.config import Experiment
 from embedood.samplers import Step
 
@@ -151,6 +151,27 @@ def contrastive(experiment: Experiment) -> Objective:
     return objective
 
 
+def pairs(experiment: Experiment) -> Objective:
+    """Return deep metric learning: a loss of `PAIR_LOSSES` between the images of a batch.
+
+    `pair_margin` is its margin. The head is set from class means after training.
+    """
+    loss_of = PAIR_LOSSES[experiment.losses.objective]
+    margin = experiment.losses.pair_margin
+
+    def objective(
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
+        z = _forward(model, augmented(experiment, images, generator)).embedding
+        return Step({"loss": loss_of(z, labels, margin)}, z, None)
+
+    return objective
+
+
 def episodic(experiment: Experiment) -> Objective:
     """Return prototypical episodes: classify the queries by the means of the support.
 
@@ -229,14 +250,20 @@ def information(experiment: Experiment) -> Objective:
     return objective
 
 
+PAIR_LOSSES = {
+    "triplet": pair_losses.triplet,
+    "pair_contrastive": pair_losses.pair_contrastive,
+}
 OBJECTIVES: dict[str, Callable[[Experiment], Objective]] = {
     "classification": classification,
     "contrastive": contrastive,
     "episodes": episodic,
     "episodes_softmax": episodic_softmax,
     "information": information,
+    "triplet": pairs,
+    "pair_contrastive": pairs,
 }
-LEAVE_THE_HEAD = ("contrastive", "episodes")
+LEAVE_THE_HEAD = ("contrastive", "episodes", *PAIR_LOSSES)
 NEED_WAYS = ("episodes", "episodes_softmax")
 
 

@@ -129,6 +129,26 @@ def split(
     )
 
 
+def newcomers(image_set: ImageSet, split: Split) -> tuple[Part, Part]:
+    """Return the unseen classes of a split as new ones, to be added after training: examples, test.
+
+    Examples are their images of the official training part, which no training of the split has met;
+    test, the same images as `test_unseen`. Class i of the U unseen ones has the label C + i in both.
+    Raises `SplitError` where the image set is not that of the split.
+    """
+    places = np.flatnonzero(np.isin(image_set.labels, split.unseen_classes))
+    rows = {is_test: places[image_set.is_test[places] == is_test] for is_test in (False, True)}
+    if not np.array_equal(rows[True], split.test_unseen.source_index):
+        raise SplitError(f"{image_set.name} is not the image set that was split")
+    first = len(split.known_classes)
+
+    def part(rows: np.ndarray) -> Part:
+        labels = first + np.searchsorted(split.unseen_classes, image_set.labels[rows])
+        return Part(image_set.images[rows], labels, rows)
+
+    return part(rows[False]), part(rows[True])
+
+
 def last(image_set: ImageSet, n: int) -> tuple[int, ...]:
     """The last `n` classes, the field's convention for CIFAR-100."""
     classes = len(image_set.class_names)

@@ -23,6 +23,7 @@ ORDER = [
     "gaussians",
     "losses",
     "compact_losses",
+    "pair_losses",
     "samplers",
     "objectives",
     "convergence",

@@ -100,6 +100,7 @@ def test_the_same_network_is_built_from_the_same_seed_with_or_without_a_neck():
         ({"head": "round"}, "unknown head 'round'; the heads are linear, cosine, prototypes"),
         ({"head": "cosine", "temperature": 0.0}, "must be positive, got 0.0"),
         ({"head": "linear", "temperature": 2.0}, "has no temperature, got 2.0"),
+        ({"head": "cosine_of_features", "dimensions": 7}, "has the 32 dimensions of the features"),
     ],
 )
 def test_impossible_heads_are_refused(settings, message):
@@ -110,6 +111,17 @@ def test_impossible_heads_are_refused(settings, message):
 def test_the_denoising_classifier_keeps_its_own_head():
     with pytest.raises(ValueError, match="linear head of its own"):
         models.build("denoising", 9, 4, 1, head="cosine", temperature=0.1)
+
+
+def test_a_cosine_of_features_takes_their_mean_off_and_their_length():
+    neck, head = models.heads.make("cosine_of_features", 6, 3, temperature=0.05)
+    z = torch.rand(4, 6)
+    torch.testing.assert_close(neck(z), F.normalize(z - z.mean(1, keepdim=True)), atol=1e-4, rtol=0)
+    assert isinstance(head, models.CosineHead)
+    model = models.build("residual", 5, 4, 3, head="cosine_of_features", temperature=0.05).eval()
+    answer = model(torch.rand(4, 3, 32, 32))
+    angles = F.cosine_similarity(answer.embedding[:, None], model.head.directions, dim=2)
+    torch.testing.assert_close(answer.logits, 20 * angles)
 
 
 def test_unit_norm_is_torchs_normalisation():

@@ -125,6 +125,27 @@ def test_mnist_5k_splits_as_expected():
     assert Counter(split.validation.labels.tolist()) == {c: 56 if c < 5 else 55 for c in range(9)}
 
 
+def test_newcomers_are_the_unseen_classes_of_either_official_part():
+    source = image_set([10, 20, 30, 40], [1, 2, 3, 4])
+    split = splits.split(source, unseen=(1, 3), validation=8)
+    examples, test = splits.newcomers(source, split)
+    assert Counter(examples.labels.tolist()) == {2: 20, 3: 40}
+    assert Counter(test.labels.tolist()) == {2: 2, 3: 4}
+    for part in (examples, test):
+        assert np.array_equal(np.take([0, 2, 1, 3], part.labels), part.images[:, 0, 0, 0])
+        assert np.array_equal(source.images[part.source_index], part.images)
+    assert not source.is_test[examples.source_index].any()
+    trained = np.concatenate([split.train.source_index, split.validation.source_index])
+    assert not np.isin(examples.source_index, trained).any()
+    assert np.array_equal(test.source_index, split.test_unseen.source_index)
+
+
+def test_newcomers_of_another_image_set_are_refused():
+    split = splits.split(image_set([10, 20, 30]), unseen=(1,), validation=8)
+    with pytest.raises(SplitError, match="tiny is not the image set that was split"):
+        splits.newcomers(image_set([10, 21, 30]), split)
+
+
 def labelled(labels):
     labels = np.array(labels)
     return splits.Part(np.arange(len(labels)).reshape(-1, 1, 1, 1), labels, np.arange(len(labels)))

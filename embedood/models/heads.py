@@ -174,6 +174,7 @@ HEADS: dict[str, type[Head]] = {
     "cosine": CosineHead,
     "prototypes": PrototypeHead,
     "gaussians": GaussianHead,
+    "cosine_of_features": CosineHead,
 }
 
 
@@ -189,18 +190,24 @@ def make(
 
     `dimensions` is that of the embedding, 0 as many as there are features. A linear head with 0
     takes the features themselves, which are not negative; the others a linear map of them, so that
-    an embedding can lie on any side of the origin. `fixed_scale` is for Gaussians. Raises `ValueError`
-    for an unknown name, a temperature that is not positive, or a scale to be fixed that is not there.
+    an embedding can lie on any side of the origin; "cosine_of_features" instead the features less
+    their mean over dimensions (a layer norm without weights). `fixed_scale` is for Gaussians. Raises
+    `ValueError` for an unknown name, a temperature that is not positive, dimensions where nothing maps
+    the features, or a scale to be fixed that is not there.
     """
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; the heads are {', '.join(HEADS)}")
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"the temperature of a head must be positive, got {temperature}")
+    if name == "cosine_of_features" and dimensions not in (0, features):
+        raise ValueError(f"{name} has the {features} dimensions of the features, not {dimensions}")
     d = dimensions or features
     steps: list[nn.Module] = []
-    if name != "linear" or dimensions:
+    if name == "cosine_of_features":
+        steps.append(nn.LayerNorm(features, elementwise_affine=False))
+    elif name != "linear" or dimensions:
         steps.append(nn.Linear(features, d))
-    if name == "cosine":
+    if HEADS[name] is CosineHead:
         steps.append(UnitNorm())
     if fixed_scale and name != "gaussians":
         raise ValueError(f"only the head 'gaussians' has a scale that could be fixed, got {name!r}")

@@ -1,0 +1,287 @@
+"""New classes for a trained network without training it: a class is a direction of its embedding."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.exceptions import NotFittedError
+
+from embedood.scorers._base import unit
+
+SPACES = ("raw", "centred", "whitened")
+
+
+class Accuracies(NamedTuple):
+    """Shares of right answers, in [0, 1].
+
+    joint: of all test rows, when all classes compete; known, new: of the rows of these classes, then;
+    disjoint: of the rows of new classes, when only these compete.
+    """
+
+    joint: float
+    disjoint: float
+    known: float
+    new: float
+
+    @property
+    def harmonic(self) -> float:
+        """The harmonic mean of known and new, which one of the two cannot carry alone."""
+        return 2 * self.known * self.new / max(self.known + self.new, 1e-12)
+
+
+def accuracies(
+    known: tuple[np.ndarray, np.ndarray],
+    new: tuple[np.ndarray, np.ndarray],
+    disjoint: np.ndarray,
+) -> Accuracies:
+    """Return the accuracies of answers; known and new are answers and labels, each N, when all compete.
+
+    `disjoint` are the answers for the rows of new classes when only these compete. Raises `ValueError`
+    for no rows, or numbers of them that do not fit.
+    """
+    right = [np.asarray(answers) == np.asarray(labels) for answers, labels in (known, new)]
+    if not right[0].size or not right[1].size or len(disjoint) != right[1].size:
+        raise ValueError(
+            f"known and new rows are needed, and as many disjoint answers as new ones; got "
+            f"{right[0].size} known, {right[1].size} new, {len(disjoint)} disjoint"
+        )
+    return Accuracies(
+        joint=float(np.concatenate(right).mean()),
+        disjoint=float((np.asarray(disjoint) == np.asarray(new[1])).mean()),
+        known=float(right[0].mean()),
+        new=float(right[1].mean()),
+    )
+
+
+def shots(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows of n examples of each class, drawn without replacement, class by class.
+
+    Raises `ValueError` where a class has fewer.
+    """
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(map(len, groups), default=0)
+    if not 1 <= n <= fewest:
+        raise ValueError(f"1 … {fewest} examples of each class can be drawn, not {n}")
+    return np.concatenate([rng.choice(group, n, replace=False) for group in groups])
+
+
+class NovelClassifier:
+    r"""Classify by $\ell_c=s\cos(\phi(z),w_c)$; a class is added with the mean direction of examples.
+
+    $w_c=\bar u/\|\bar u\|$, $\bar u$ the mean of $u=\phi(z)/\|\phi(z)\|$ over the class's examples. The
+    space says what $\phi$ is, learned from the known classes alone:
+
+    - ``raw``: $z$;
+    - ``centred``: $z-o$, o the mean of the class means, for embeddings that all point one way;
+    - ``whitened``: $\Sigma^{-1/2}(z-o)$, Σ the covariance within classes, of which a share
+      `shrinkage` is replaced by the sphere of the same trace: what varies within known classes counts less.
+
+    Attributes after `fit`: `classes_`, C names or numbers in the order of the columns of
+    `decision_function`, new ones last; `directions_`, C×D, of length 1; `known_`, how many were fitted.
+
+    Source: `raw`: Qi et al., 2018, "Low-shot learning with imprinted weights", and Pereira et al., 2021;
+    `whitened`: Hatch et al., 2006, "Within-class covariance normalization…", there for voices.
+
+    Args:
+        space: a name of `SPACES`.
+        scale: s, for `predict_proba` only; see `models.heads.least_scale`.
+        handicap: taken off the cosines of known classes where new ones compete with them. Above 0 it
+            moves doubtful rows to the new classes (Chao et al., 2016, calibrated stacking).
+        embed: a live network, as a function of images to embeddings N×D. Every method that takes
+            embeddings then takes images in their place.
+    """
+
+    def __init__(
+        self,
+        space: str = "whitened",
+        scale: float = 10.0,
+        shrinkage: float = 0.03,
+        handicap: float = 0.0,
+        embed: Callable[[Any], np.ndarray] | None = None,
+    ):
+        self.space, self.scale, self.shrinkage = space, scale, shrinkage
+        self.handicap, self.embed = handicap, embed
+
+    def fit(self, examples: Any, labels: np.ndarray, directions: np.ndarray | None = None) -> Self:
+        """Learn the known classes from examples and the labels of these, N, names or numbers.
+
+        `directions`, C×D in the rising order of the labels, are trained ones to be taken instead of mean
+        directions: the weights of a head. Centred, their mean is taken off, which no softmax sees.
+        Raises `ValueError` for a setting or an array that cannot be.
+        """
+        self._refuse_settings()
+        z, labels = self._embedded(examples), np.asarray(labels)
+        if labels.shape != (len(z),):
+            raise ValueError(f"{len(z)} examples need as many labels, got shape {labels.shape}")
+        self.classes_, place = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"at least two known classes are needed, got {self.classes_.tolist()}")
+        self.known_ = len(self.classes_)
+        self.origin_, self.map_ = self._space(z, place)
+        self.directions_ = self._known_directions(z, place, directions)
+        return self
+
+    def add(self, name: str | int, examples: Any) -> Self:
+        """Add a class with the mean direction of its examples, one or more; nothing else changes.
+
+        Raises `ValueError` for a name that is taken, and for examples whose mean has no direction.
+        """
+        self._refuse_unfitted()
+        if name in self.classes_.tolist():
+            raise ValueError(f"there is a class {name!r} already; remove it first")
+        if np.asarray(name).dtype.kind != self.classes_.dtype.kind:
+            raise ValueError(f"{name!r} is no name like those there are, {self._some_names()}")
+        direction = _mean_direction(self._unit(examples), name)
+        self.classes_ = np.append(self.classes_, name)
+        self.directions_ = np.concatenate([self.directions_, direction[None]])
+        return self
+
+    def remove(self, name: str | int) -> Self:
+        """Take an added class away; the answers are those from before it came.
+
+        Raises `ValueError` for a name that was not added.
+        """
+        if name not in self.new_classes_.tolist():
+            raise ValueError(f"{name!r} was not added; added were {self.new_classes_.tolist()}")
+        kept = self.classes_ != name
+        self.classes_, self.directions_ = self.classes_[kept], self.directions_[kept]
+        return self
+
+    @property
+    def new_classes_(self) -> np.ndarray:
+        """The added classes, in the order in which they came."""
+        self._refuse_unfitted()
+        return self.classes_[self.known_ :]
+
+    def decision_function(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
+        """Return cosines, N×C: to all classes (joint), or to the new ones only (disjoint)."""
+        if disjoint and not len(self.new_classes_):
+            raise ValueError("no class was added, so there is none to choose from; call add first")
+        cosines = self._unit(embeddings) @ self.directions_.T
+        if len(self.new_classes_):
+            cosines[:, : self.known_] -= self.handicap
+        return cosines[:, self.known_ :] if disjoint else cosines
+
+    def predict(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
+        """Return the class of the largest cosine, N."""
+        best = self.decision_function(embeddings, disjoint).argmax(1)
+        return (self.new_classes_ if disjoint else self.classes_)[best]
+
+    def predict_proba(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
+        """Return the softmax of `scale` times the cosines, N×C."""
+        return softmax(self.scale * self.decision_function(embeddings, disjoint), axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but `embed` as one `.npz` file, in one move."""
+        self._refuse_unfitted()
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial.npz")
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        learned = {name: getattr(self, name) for name in _LEARNED}
+        np.savez_compressed(partial, settings=json.dumps(settings), **learned)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path, embed: Callable[[Any], np.ndarray] | None = None) -> Self:
+        """Read a file of `save`; its live network, if there is one, is to be given again."""
+        with np.load(path, allow_pickle=False) as arrays:
+            found = cls(**json.loads(str(arrays["settings"])), embed=embed)
+            for name in _LEARNED:
+                setattr(found, name, arrays[name])
+        found.known_ = int(found.known_)
+        return found
+
+    def _space(self, z: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The origin, D, and what a row is then multiplied by, D×D."""
+        d, means = z.shape[1], _class_means(z, place)
+        origin = np.zeros(d) if self.space == "raw" else means.mean(0)
+        if self.space != "whitened":
+            return origin, np.eye(d)
+        rest = z - means[place]
+        within = rest.T @ rest / len(rest)
+        even = np.trace(within) / d * np.eye(d)
+        sizes, axes = np.linalg.eigh((1 - self.shrinkage) * within + self.shrinkage * even)
+        if not sizes[0] > 0:
+            raise ValueError(
+                "embeddings do not vary within classes in some direction, so they cannot be whitened; "
+                "give several examples of each class and a shrinkage above 0"
+            )
+        return origin, axes / np.sqrt(sizes) @ axes.T
+
+    def _known_directions(
+        self, z: np.ndarray, place: np.ndarray, given: np.ndarray | None
+    ) -> np.ndarray:
+        if given is None:
+            u = unit((z - self.origin_) @ self.map_)
+            return np.stack(
+                [_mean_direction(u[place == c], n) for c, n in enumerate(self.classes_)]
+            )
+        given = np.asarray(given, float)
+        if given.shape != (self.known_, z.shape[1]) or not np.isfinite(given).all():
+            raise ValueError(
+                f"directions must be finite, {self.known_}×{z.shape[1]}, got shape {given.shape}"
+            )
+        if self.space != "raw":
+            given = given - given.mean(0)
+        # A logit is wz: where z is multiplied by a matrix, w is divided by it.
+        return unit(np.linalg.solve(self.map_, given.T).T)
+
+    def _unit(self, examples: Any) -> np.ndarray:
+        self._refuse_unfitted()
+        z = self._embedded(examples)
+        if z.shape[1] != len(self.origin_):
+            raise ValueError(f"embeddings must have D = {len(self.origin_)}, got shape {z.shape}")
+        return unit((z - self.origin_) @ self.map_)
+
+    def _embedded(self, examples: Any) -> np.ndarray:
+        z = np.asarray(self.embed(examples) if self.embed else examples, float)
+        if z.ndim != 2 or not z.size:
+            raise ValueError(f"embeddings must be N×D, at least one row, got shape {z.shape}")
+        bad = np.flatnonzero(~np.isfinite(z).all(1))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} embeddings are NaN or infinite, the first in row {bad[0]}"
+            )
+        return z
+
+    def _refuse_settings(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"the spaces are {', '.join(SPACES)}, got {self.space!r}")
+        if not 0 <= self.shrinkage <= 1 or not self.scale > 0:
+            raise ValueError(
+                f"shrinkage lies in [0, 1] and the scale above 0, got {self.shrinkage}, {self.scale}"
+            )
+
+    def _refuse_unfitted(self) -> None:
+        if not hasattr(self, "directions_"):
+            raise NotFittedError(
+                "NovelClassifier has not been fitted; call fit(examples, labels) first"
+            )
+
+    def _some_names(self) -> str:
+        return ", ".join(map(repr, self.classes_[:3].tolist())) + ", …"
+
+
+_SETTINGS = ("space", "scale", "shrinkage", "handicap")
+_LEARNED = ("classes_", "directions_", "known_", "origin_", "map_")
+
+
+def _class_means(z: np.ndarray, place: np.ndarray) -> np.ndarray:
+    sums = np.zeros((place.max() + 1, z.shape[1]))
+    np.add.at(sums, place, z)
+    return sums / np.bincount(place)[:, None]
+
+
+def _mean_direction(u: np.ndarray, name: Any) -> np.ndarray:
+    """The direction of the mean of unit rows, N×D."""
+    mean = u.mean(0)
+    length = np.linalg.norm(mean)
+    if length < 1e-9:
+        raise ValueError(f"the examples of {name!r} have a mean of zero, which has no direction")
+    return mean / length
