@@ -273,9 +273,11 @@ _SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
 
 # Even or odd, from labels that do not say which classes there are: a teacher and its small student.
 _PARITY = {"unseen": (), "labels": "parity"}
-_PARITY_TEACHERS = {
+_PARITY_PRESETS = {
     "parity_teacher": _COMPACT | _PARITY | {"epochs": 4},
-    "parity_teacher_photos": _EMBEDDING | _PARITY | {"width": 32, "epochs": 12},
+    "parity_student": _COMPACT | _PARITY | {"width": 4, "epochs": 10, "train_limit": 2000},
+    "parity_teacher_photos": _EMBEDDING | _PARITY | {"epochs": 30},
+    "parity_student_photos": _EMBEDDING | _PARITY | {"width": 8, "epochs": 8},
 }
 
 # What a preset changes against the defaults above, which are the report's recipe.
@@ -310,7 +312,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | _PRACTICE,
     "contrastive": _EMBEDDING
     | {"objective": "contrastive", "head": "cosine", "temperature": 0.1, "batch_size": 256},
-    **_PARITY_TEACHERS,
+    **_PARITY_PRESETS,
 }
 
 # What follows the data unless it is given. Letters have no mirror images of the same class.

@@ -41,7 +41,7 @@ def test_targets_are_distributions_whose_sums_are_the_teachers_tempered_probabil
     fine = said.labels + classes * (np.arange(len(said)) // classes % 3)
     share = distillation.make(name, s).fit(said, fine).transform(said, fine)
     assert share.shape == (240, classes, s)
-    wanted = distillation.targets(said.logits, share, temperature=3.0)
+    wanted = distillation.targets(distillation.tempered(said.logits, 3.0), share)
     assert wanted.min() >= 0
     np.testing.assert_allclose(wanted.sum(1), 1, atol=1e-5)
     of_classes = distillation.class_probabilities(wanted, classes)
@@ -49,10 +49,9 @@ def test_targets_are_distributions_whose_sums_are_the_teachers_tempered_probabil
 
 
 def test_the_column_of_a_subclass_follows_its_class():
-    logits = np.log(np.array([[0.2, 0.8]]))
     share = np.array([[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]])
     wanted = [[0.1, 0.05, 0.05, 0.0, 0.8, 0.0]]
-    np.testing.assert_allclose(distillation.targets(logits, share), wanted, atol=1e-6)
+    np.testing.assert_allclose(distillation.targets(np.array([[0.2, 0.8]]), share), wanted)
 
 
 def test_lelp_says_what_a_slow_loop_says():
@@ -149,6 +148,21 @@ def test_the_oracle_names_the_fine_class_in_its_own_class_and_shrugs_in_the_othe
     np.testing.assert_array_equal(share[5], [np.float32([1 / 3] * 3), [0, 0, 1]])
 
 
+def test_a_lesson_follows_the_teacher_and_the_oracles_the_labels():
+    said = teacher()
+    fine = said.labels + 2 * (np.arange(240) // 2 % 3)
+    how = config.Distillation(subclasses_by="oracle", subclasses=3, teacher_temperature=2.0)
+    told = distillation.lesson(how, said, fine)
+    np.testing.assert_array_equal(told.targets.argmax(1), 3 * said.labels + fine // 2)
+    assert set(told.targets.unique().tolist()) == {0.0, 1.0}
+    plain = distillation.lesson(config.Distillation(teacher_temperature=2.0), said)
+    np.testing.assert_allclose(plain.targets, softmax(said.logits / 2, axis=1), atol=1e-6)
+    np.testing.assert_allclose(told.embeddings.mean(0), 0, atol=1e-5)
+    assert told.embeddings.var(0, correction=0).mean().item() == pytest.approx(1, rel=1e-4)
+    correlation = np.corrcoef(told.embeddings[:, 3], said.embeddings[:, 3])[0, 1]
+    assert correlation == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("name", "s", "change", "message"),
     [
@@ -176,8 +190,10 @@ def test_bad_data_are_refused():
         distillation.make("oracle", 5).fit(said, np.arange(240) // 2 % 5)
     with pytest.raises(ValueError, match="3 fine classes, more than S = 2"):
         distillation.make("oracle", 2).fit(said, np.arange(240) % 6)
-    with pytest.raises(ValueError, match=r"got \(240, 2\), \(240, 3, 2\) and 1.0"):
+    with pytest.raises(ValueError, match=r"got \(240, 2\) and \(240, 3, 2\)"):
         distillation.targets(said.logits, np.ones((240, 3, 2)) / 2)
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        distillation.tempered(said.logits, 0)
     with pytest.raises(ValueError, match="are not those of 2 classes"):
         distillation.class_probabilities(np.ones((4, 5)), 2)
 
@@ -210,9 +226,9 @@ def test_the_key_of_a_student_follows_its_teacher_and_comes_back_from_a_file():
     ]
     assert len({student.key, *(other.key for other in others)}) == 5
     assert config.from_dict(json.loads(json.dumps(student.to_dict()))) == student
-    with pytest.raises(config.ConfigError, match="teacher takes an Experiment or None, got 'me'"):
+    with pytest.raises(config.ConfigError, match=r"teacher takes an Experiment or None, got 'me'"):
         TEACHER.with_(teacher="me")
-    with pytest.raises(ValueError, match="unknown method 'hints'.*lelp"):
+    with pytest.raises(ValueError, match=r"unknown method 'hints'.*lelp"):
         distillation.student(TEACHER, TEACHER, "hints")
 
 

@@ -1,10 +1,10 @@
 """A small student learns from a large teacher what a few labels hide: the parts of each class.
 
 `make(name, S)` with the table `SUBCLASSES` makes pseudo-subclasses of a teacher's outputs, `targets`
-combines them with its probabilities; `student` is the experiment of a method of `METHODS`.
+combines them with its probabilities; `task` names a teacher, a student and the methods of `METHODS`.
 """
 
-from embedood.distillation.students import METHODS, student
+from embedood.distillation.students import METHODS, Task, student, task
 from embedood.distillation.subclasses import (
     LELP,
     SUBCLASSES,
@@ -17,7 +17,7 @@ from embedood.distillation.subclasses import (
     principal_directions,
     random_rotation,
 )
-from embedood.distillation.targets import class_probabilities, lesson, targets
+from embedood.distillation.targets import class_probabilities, lesson, targets, tempered
 
 __all__ = [
     "LELP",
@@ -28,6 +28,7 @@ __all__ = [
     "OracleSubclasses",
     "RandomSubclasses",
     "Subclasses",
+    "Task",
     "class_probabilities",
     "lesson",
     "make",
@@ -35,4 +36,6 @@ __all__ = [
     "random_rotation",
     "student",
     "targets",
+    "task",
+    "tempered",
 ]

@@ -21,6 +21,8 @@ class Subclasses:
     `fit` and `transform` take the true fine labels, N whole numbers, which only the oracle reads.
     """
 
+    knows_labels = False  # and goes by them, not by what the teacher says of the class
+
     def __init__(self, subclasses: int = 1, temperature: float = 1.0, seed: int = 0):
         self.subclasses, self.temperature, self.seed = subclasses, temperature, seed
 
@@ -158,10 +160,12 @@ class RandomSubclasses(Subclasses):
 class OracleSubclasses(Subclasses):
     """The true fine classes of each class, which a student is not told otherwise: the best to hope for.
 
-    In the other classes, where the image has no fine class, all subclasses share alike. Raises
-    `ValueError` without fine labels, for a fine class in two classes, or for more of them in a class
-    than subclasses.
+    The class is the true one as well. In the other classes, where the image has no fine class, all
+    subclasses share alike. Raises `ValueError` without fine labels, for a fine class in two classes, or
+    for more of them in a class than subclasses.
     """
+
+    knows_labels = True
 
     def _learn(self, outputs: Outputs, fine: np.ndarray | None) -> None:
         pairs = np.unique(np.stack([_given(fine), outputs.labels]), axis=1)
