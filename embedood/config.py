@@ -275,9 +275,9 @@ _SMOOTHED = {"affine": 1.0, "label_smoothing": 0.1}
 _PARITY = {"unseen": (), "labels": "parity"}
 _PARITY_PRESETS = {
     "parity_teacher": _COMPACT | _PARITY | {"epochs": 4},
-    "parity_student": _COMPACT | _PARITY | {"width": 4, "epochs": 10, "train_limit": 2000},
+    "parity_student": _COMPACT | _PARITY | {"width": 4, "epochs": 40, "train_limit": 500},
     "parity_teacher_photos": _EMBEDDING | _PARITY | {"epochs": 30},
-    "parity_student_photos": _EMBEDDING | _PARITY | {"width": 8, "epochs": 8},
+    "parity_student_photos": _EMBEDDING | _PARITY | {"width": 8, "epochs": 6},
 }
 
 # What a preset changes against the defaults above, which are the report's recipe.

@@ -50,14 +50,14 @@ class Task:
 
 
 # Chosen on validation images, with seeds from 100 on.
-_HINTON = {"teacher_temperature": 4.0, "student_temperature": 4.0, "hard_share": 0.5}
+_TAU = {"teacher_temperature": 4.0}
 _OF_DIGITS: dict[str, dict[str, Any]] = {
-    "kd": _HINTON,
-    "embedding_regression": {"hard_share": 0.5},
-    "kmeans": {"subclasses": 10},
-    "random_partition": {"subclasses": 10},
+    "kd": _TAU,
+    "embedding_regression": _TAU,
+    "kmeans": _TAU | {"subclasses": 10},
+    "random_partition": _TAU | {"subclasses": 10},
     "oracle": {"subclasses": 5},
-    "lelp": {"subclasses": 10},
+    "lelp": _TAU | {"subclasses": 10},
 }
 _OF_PHOTOS = _OF_DIGITS | {"oracle": {"subclasses": 50}}
 
