@@ -4,6 +4,7 @@
     config.json  weights.safetensors  history.json  provenance.json   (written last: the run is whole)
     curve.json                                                        (where it was watched)
     checkpoint.pt                                                     (while it trains)
+    outputs_<rows>.npz                                                (where it was a teacher)
 """
 
 from __future__ import annotations
