@@ -183,7 +183,8 @@ def _train(
     labels = torch.from_numpy(split.train.labels).to(device)
     generator = runtime.generator(experiment.seed, "training", device=device)
     watch = _watch(experiment, split, training.TrainingSet(images, labels))
-    lesson = _lesson(experiment, split, device) if experiment.distillation.teacher else None
+    taught = experiment.distillation.teacher is not None
+    lesson = _lesson(experiment, split, device, quiet) if taught else None
     # A student's images have a target each: what stands for their labels are rows of the lesson.
     told = labels if lesson is None else torch.arange(len(labels), device=device)
     history = training.train(
@@ -208,14 +209,16 @@ def _train(
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def _lesson(experiment: Experiment, split: Split, device: torch.device) -> objectives.Lesson:
+def _lesson(
+    experiment: Experiment, split: Split, device: torch.device, quiet: bool | None
+) -> objectives.Lesson:
     """What the experiment's teacher says of the training images, on the device."""
     how, teacher = experiment.distillation, experiment.distillation.teacher
     assert teacher is not None
     mine, its = ((e.data.data_name, e.data.labels, e.split) for e in (experiment, teacher))
     if mine != its:
         raise ValueError(f"a teacher must have seen the same split; it saw {its}, not {mine}")
-    said = teacher_outputs(fit(teacher), split.train)
+    said = teacher_outputs(fit(teacher, quiet), split.train)
     fine = data.load(experiment.data.data_name).labels[split.train.source_index]
     lesson = distillation.lesson(how, said, fine, experiment.seed)
     return objectives.Lesson(*(part.to(device) for part in lesson))
