@@ -59,7 +59,13 @@ _OF_DIGITS: dict[str, dict[str, Any]] = {
     "oracle": {"subclasses": 5},
     "lelp": _TAU | {"subclasses": 10},
 }
-_OF_PHOTOS = _OF_DIGITS | {"oracle": {"subclasses": 50}}
+_OF_PHOTOS: dict[str, dict[str, Any]] = {
+    "embedding_regression": {"hard_share": 0.5},
+    "kmeans": {"subclasses": 10},
+    "random_partition": {"subclasses": 10},
+    "oracle": {"subclasses": 50},
+    "lelp": {"subclasses": 10, "subclass_temperature": 0.3},
+}
 
 
 def task(
