@@ -276,7 +276,7 @@ _PARITY = {"unseen": (), "labels": "parity"}
 _PARITY_PRESETS = {
     "parity_teacher": _COMPACT | _PARITY | {"epochs": 4},
     "parity_student": _COMPACT | _PARITY | {"width": 4, "epochs": 40, "train_limit": 500},
-    "parity_teacher_photos": _EMBEDDING | _PARITY | {"epochs": 30},
+    "parity_teacher_photos": _EMBEDDING | _PARITY | {"width": 32, "epochs": 12},
     "parity_student_photos": _EMBEDDING | _PARITY | {"width": 8, "epochs": 6},
 }
 
