@@ -1,4 +1,4 @@
-"""An experiment in one frozen value: data, split, network, noise, losses, schedule, sampling, seed.
+"""An experiment in one frozen value: data, split, network, losses, schedule … and seed.
 
 Every field name is unique across the sections, so an override is flat: `experiment.with_(width=32)`.
 The hash of all fields, `Experiment.key`, names the folder that keeps the trained weights.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 # Raise it when the training code, or a default below, changes what a given experiment learns.
@@ -26,6 +27,7 @@ class Data:
     data_name: str = "mnist"
     train_limit: int = 0  # 0 = all training images
     imbalance: float = 1.0  # the first class has so many times as many as the last, by powers
+    labels: str = "classes"  # or "parity": whether the class's number is even (0) or odd (1)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,20 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """Of a student: whom it learns from, and what; see `distillation`."""
+
+    teacher: Experiment | None = None
+    subclasses_by: str = "none"  # a name of distillation.SUBCLASSES
+    subclasses: int = 1  # S of each class; the student's head has S·C outputs
+    teacher_temperature: float = 1.0  # τ that the teacher's logits are divided by
+    subclass_temperature: float = 1.0  # β that coordinates are divided by, for soft subclasses
+    student_temperature: float = 1.0  # that the student's logits are divided by while it learns
+    hard_share: float = 0.0  # of the loss, for the true labels
+    embedding_weight: float = 0.0  # of the squared error of the teacher's embedding, guessed
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that decides what a trained network is; equal experiments share one run."""
 
@@ -135,6 +151,7 @@ class Experiment:
     losses: Losses = field(default_factory=Losses)
     schedule: Schedule = field(default_factory=Schedule)
     sampling: Sampling = field(default_factory=Sampling)
+    distillation: Distillation = field(default_factory=Distillation)
     seed: int = 0
 
     def with_(self, **overrides: Any) -> Experiment:
@@ -154,12 +171,16 @@ class Experiment:
     def key(self) -> str:
         """Twelve hexadecimal digits, equal exactly when all fields are equal.
 
-        Only what differs from the defaults is hashed, so that a new field leaves old runs valid.
+        Only what differs from the defaults is hashed, so that a new field leaves old runs valid; of a
+        teacher, its key.
         """
         mine, usual = self.to_dict(), Experiment().to_dict()
+        if self.distillation.teacher:
+            mine["distillation"]["teacher"] = self.distillation.teacher.key
         changed = {s: _difference(mine[s], usual[s]) for s in mine}
-        if not changed["sampling"]:  # a section that came after the first keys
-            del changed["sampling"]
+        for section in ("sampling", "distillation"):  # they came after the first keys
+            if not changed[section]:
+                del changed[section]
         text = json.dumps([TRAINING_REVISION, changed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -171,7 +192,9 @@ def _difference(mine: Any, usual: Any) -> Any:
     return {name: value for name, value in mine.items() if value != usual[name]}
 
 
-SECTIONS = ("data", "split", "network", "noise", "losses", "schedule", "sampling")
+SECTIONS = (
+    "data", "split", "network", "noise", "losses", "schedule", "sampling", "distillation",
+)  # fmt: skip
 
 
 def field_names() -> dict[str, str]:
@@ -199,6 +222,10 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
                 f"{name} takes a tuple of {get_args(kind)[0].__name__}, got {value!r}"
             )
         return tuple(value)
+    if isinstance(kind, UnionType):
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name} takes an Experiment or None, got {value!r}")
+        return value
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -256,6 +283,16 @@ _DEEP_MCDD = _GAUSSIANS | {"distance_weight": 0.1}
 _INFORMATION = _GAUSSIANS | {"distance_weight": 0.1, "separation_weight": 1.0}
 _DCE = {"head": "prototypes", "temperature": 0.5}
 _GCPL = {"head": "prototypes", "pull_weight": 0.001}
+# A second head must say how an image was turned, which asks for more than the label does.
+_TURNING = {"architecture": "residual13_turning", "turning_weight": 1.0}
+# Even or odd, from labels that do not say which classes there are: a teacher and its small student.
+_PARITY = {"unseen": (), "labels": "parity"}
+_PARITY_PRESETS = {
+    "parity_teacher": _COMPACT | _PARITY | {"epochs": 4},
+    "parity_student": _COMPACT | _PARITY | {"width": 4, "epochs": 40, "train_limit": 500},
+    "parity_teacher_photos": _EMBEDDING | _PARITY | _TURNING | {"epochs": 30},
+    "parity_student_photos": _EMBEDDING | _PARITY | {"width": 8, "epochs": 8},
+}
 
 # What a preset changes against the defaults above, which are the report's recipe.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -270,6 +307,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact_exposed": _COMPACT | {"outlier_weight": 0.5, "outlier_recipe": "photos"},
     "cross_entropy": _EMBEDDING,
     "smoothed": _EMBEDDING | {"label_smoothing": 0.1},
+    "turning": _EMBEDDING | _TURNING,
     "dce": _EMBEDDING | _DCE,
     "gcpl": _EMBEDDING | _GCPL,
     "deep_mcdd": _EMBEDDING | _DEEP_MCDD,
@@ -295,6 +333,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | _PRACTICE,
     "contrastive": _EMBEDDING
     | {"objective": "contrastive", "head": "cosine", "temperature": 0.1, "batch_size": 256},
+    **_PARITY_PRESETS,
 }
 
 # What follows the data unless it is given. Letters have no mirror images of the same class.
@@ -324,4 +363,6 @@ def from_dict(stored: dict[str, Any]) -> Experiment:
     for name, value in stored.items():
         flat |= value if isinstance(value, dict) else {name: value}
     flat["unseen"] = tuple(flat["unseen"])
+    if flat.get("teacher"):
+        flat["teacher"] = from_dict(flat["teacher"])
     return Experiment().with_(**flat)

@@ -330,3 +330,31 @@ def plot_dots(
     ax.set_yticks(range(len(means)), list(means))
     ax.set_ylim(len(means) - 0.4, -0.6)
     return ax
+
+
+def plot_groups(
+    points: np.ndarray, labels: np.ndarray, names: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Draw points, N×2, coloured by group, labels 0…G−1; the colours repeat after seven groups."""
+    ax = _axes(ax, 4.6, 4.0)
+    for label, name in enumerate(names):
+        own, colour = points[labels == label], CYCLE[label % len(CYCLE)]
+        ax.scatter(own[:, 0], own[:, 1], s=6, color=colour, alpha=0.6, linewidth=0, label=name)
+    ax.legend(markerscale=3, loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1)
+    ax.set(xticks=[], yticks=[])
+    return ax
+
+
+def plot_means(
+    places: Sequence[float],
+    values: np.ndarray,
+    label: str,
+    ax: Axes | None = None,
+    colour: str = COLOURS["known"],
+) -> Axes:
+    """Draw the mean over seeds at each place, values seeds×places, and every seed as a faint dot."""
+    ax = _axes(ax, 4.6, 3.2)
+    values = np.atleast_2d(values)
+    ax.plot(places, values.mean(0), marker="o", color=colour, label=label)
+    ax.plot(places, values.T, ".", color=colour, alpha=0.35)
+    return ax

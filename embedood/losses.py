@@ -126,6 +126,30 @@ def pull(
     return _mean((embedding.float() - prototypes[labels]).square().sum(1), weights) / 2
 
 
+def class_logits(logits: torch.Tensor, num_classes: int) -> torch.Tensor:
+    r"""Logits of classes whose outputs are subclasses, $\log\sum_s e^{\ell_{cs}}$, B×C of B×(C·S).
+
+    Their softmax is the sum of the subclasses' softmax; columns stand class after class.
+    """
+    return logits.float().unflatten(1, (num_classes, -1)).logsumexp(2)
+
+
+def distillation(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    r"""Cross-entropy to soft targets, $-T^2\sum_k q_k\log\mathrm{softmax}_k(\ell/T)$, mean over the batch.
+
+    Targets q B×K are not negative and each row sums to 1; $T^2$ keeps the size of the gradient.
+
+    Source: Hinton et al., 2015, "Distilling the knowledge in a neural network".
+    """
+    log_p = (logits.float() / temperature).log_softmax(1)
+    return temperature**2 * _mean(-(targets * log_p).sum(1), weights)
+
+
 def supervised_contrastive(
     embedding: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1
 ) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -250,6 +250,47 @@ def information(experiment: Experiment) -> Objective:
     return objective
 
 
+class Lesson(NamedTuple):
+    """What a student learns of each of N training images."""
+
+    labels: torch.Tensor  # N, the true class, 0…C−1
+    targets: torch.Tensor  # N×(C·S), probabilities, class after class
+    embeddings: torch.Tensor  # N×D, the teacher's
+
+
+def distillation(experiment: Experiment, lesson: Lesson) -> Objective:
+    r"""Return the objective of a student; the labels of its batches are rows of the lesson.
+
+    loss = (1 − `hard_share`) · cross-entropy to the targets + `hard_share` · cross-entropy to the label
+    (+ `embedding_weight` · mean squared error of the teacher's embedding, guessed by a linear map of
+    the student's). Class probabilities are sums over subclasses.
+    """
+    how = experiment.distillation
+    num_classes = lesson.targets.shape[1] // how.subclasses
+
+    def objective(
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        weights: torch.Tensor | None = None,
+    ) -> Step:
+        answer = _forward(model, augmented(experiment, images, generator))
+        of_classes = losses.class_logits(answer.logits, num_classes)
+        true, wanted = lesson.labels[labels], lesson.targets[labels]
+        soft = losses.distillation(answer.logits, wanted, how.student_temperature, weights)
+        terms = {"soft": soft, "hard": losses.overconfidence(of_classes, true, 0, weights=weights)}
+        loss = (1 - how.hard_share) * soft + how.hard_share * terms["hard"]
+        if how.embedding_weight:
+            guess = model.get_submodule("teacher_guess")(answer.embedding)
+            terms["embedding"] = losses.denoising(guess, lesson.embeddings[labels], weights)
+            loss = loss + how.embedding_weight * terms["embedding"]
+        summary = {"loss": loss, "accuracy": _accuracy(of_classes, true)}
+        return Step(summary | terms, answer.embedding, of_classes)
+
+    return objective
+
+
 PAIR_LOSSES = {
     "triplet": pair_losses.triplet,
     "pair_contrastive": pair_losses.pair_contrastive,
@@ -267,16 +308,19 @@ LEAVE_THE_HEAD = ("contrastive", "episodes", *PAIR_LOSSES)
 NEED_WAYS = ("episodes", "episodes_softmax")
 
 
-def of(experiment: Experiment) -> Objective:
-    """Return the objective that an experiment asks for.
+def of(experiment: Experiment, lesson: Lesson | None = None) -> Objective:
+    """Return the objective that an experiment asks for; that of a student needs its lesson.
 
     Raises `ValueError` for an unknown name, one that leaves the head untrained (`LEAVE_THE_HEAD`) with
     a linear head, which cannot be set from class means, episodes without classes to draw, or a sampler
     whose weights would not reach all of the loss.
     """
     name, head = experiment.losses.objective, experiment.network.head
+    if name == "distillation":
+        return distillation(experiment, _checked(experiment, lesson))
     if name not in OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}; the objectives are {', '.join(OBJECTIVES)}")
+        known = ", ".join([*OBJECTIVES, "distillation"])
+        raise ValueError(f"unknown objective {name!r}; the objectives are {known}")
     if name in LEAVE_THE_HEAD and head == "linear":
         raise ValueError(f"{name} needs a head that class means can set: cosine or prototypes")
     if name == "information" and head != "gaussians":
@@ -291,6 +335,15 @@ def of(experiment: Experiment) -> Objective:
             "outliers and turned images can do"
         )
     return OBJECTIVES[name](experiment)
+
+
+def _checked(experiment: Experiment, lesson: Lesson | None) -> Lesson:
+    """The lesson, unless there is none, or samplers would read classes where there are subclasses."""
+    if lesson is None:
+        raise ValueError("distillation needs a lesson: distillation.lesson of a teacher's outputs")
+    if experiment.sampling.sampler != "uniform" or experiment.schedule.ways:
+        raise ValueError(f"distillation draws uniformly, not by {experiment.sampling.sampler}")
+    return lesson
 
 
 def augmented(

@@ -4,11 +4,13 @@
     config.json  weights.safetensors  history.json  provenance.json   (written last: the run is whole)
     curve.json                                                        (where it was watched)
     checkpoint.pt                                                     (while it trains)
+    outputs_<rows>.npz                                                (where it was a teacher)
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +23,20 @@ from typing import Any, TypeVar
 import joblib
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from embedood import data, models, objectives, runtime, samplers, splits, training
+from embedood import (
+    data,
+    distillation,
+    losses,
+    models,
+    objectives,
+    outputs,
+    runtime,
+    samplers,
+    splits,
+    training,
+)
 from embedood.config import Experiment
 from embedood.convergence import Curve, Watch
 from embedood.models import Classifier
@@ -115,7 +129,7 @@ def split_of(experiment: Experiment) -> Split:
     """Load the experiment's data and split it; the training part may be made imbalanced."""
     part, imbalance = experiment.split, experiment.data.imbalance
     whole = splits.split(
-        data.load(experiment.data.data_name),
+        images_of(experiment),
         unseen=part.unseen,
         validation=part.validation,
         seed=part.split_seed,
@@ -124,13 +138,26 @@ def split_of(experiment: Experiment) -> Split:
     return whole if imbalance == 1 else replace(whole, train=whole.train.long_tailed(imbalance))
 
 
+def images_of(experiment: Experiment) -> data.ImageSet:
+    """Load the experiment's data with the labels that it asks for, its own or their parity.
+
+    Raises `ValueError` for other labels.
+    """
+    labels = experiment.data.labels
+    if labels not in ("classes", "parity"):
+        raise ValueError(f"labels are 'classes' or 'parity', got {labels!r}")
+    image_set = data.load(experiment.data.data_name)
+    return data.parity(image_set) if labels == "parity" else image_set
+
+
 def build(experiment: Experiment, split: Split) -> Classifier:
     """Return the experiment's network with the initial weights of its seed."""
+    how = experiment.distillation
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)
         model = models.build(
             experiment.network.architecture,
-            len(split.known_classes),
+            len(split.known_classes) * how.subclasses,
             experiment.network.width,
             split.train.images.shape[1],
             head=experiment.network.head,
@@ -138,6 +165,9 @@ def build(experiment: Experiment, split: Split) -> Classifier:
             temperature=experiment.network.temperature,
             fixed_scale=experiment.network.fixed_scale,
         )
+        if how.embedding_weight and how.teacher:
+            wanted = build(how.teacher, split).head.weight.shape[1]
+            model.teacher_guess = nn.Linear(model.head.weight.shape[1], wanted)
     return model.to(memory_format=models.memory_format(model))  # type: ignore[call-overload]
 
 
@@ -154,10 +184,14 @@ def _train(
     labels = torch.from_numpy(split.train.labels).to(device)
     generator = runtime.generator(experiment.seed, "training", device=device)
     watch = _watch(experiment, split, training.TrainingSet(images, labels))
+    taught = experiment.distillation.teacher is not None
+    lesson = _lesson(experiment, split, device, quiet) if taught else None
+    # A student's images have a target each: what stands for their labels are rows of the lesson.
+    told = labels if lesson is None else torch.arange(len(labels), device=device)
     history = training.train(
         model.to(device),
-        objectives.of(experiment),
-        training.TrainingSet(images, labels),
+        objectives.of(experiment, lesson),
+        training.TrainingSet(images, told),
         experiment.schedule,
         samplers.of(experiment, labels, generator),
         folder / "checkpoint.pt",
@@ -176,6 +210,31 @@ def _train(
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
+def _lesson(
+    experiment: Experiment, split: Split, device: torch.device, quiet: bool | None
+) -> objectives.Lesson:
+    """What the experiment's teacher says of the training images, on the device."""
+    how, teacher = experiment.distillation, experiment.distillation.teacher
+    assert teacher is not None
+    mine, its = ((e.data.data_name, e.data.labels, e.split) for e in (experiment, teacher))
+    if mine != its:
+        raise ValueError(f"a teacher must have seen the same split; it saw {its}, not {mine}")
+    said = teacher_outputs(fit(teacher, quiet), split.train)
+    fine = data.load(experiment.data.data_name).labels[split.train.source_index]
+    lesson = distillation.lesson(how, said, fine, experiment.seed)
+    return objectives.Lesson(*(part.to(device) for part in lesson))
+
+
+def teacher_outputs(run: Run, part: splits.Part) -> outputs.Outputs:
+    """Return a run's outputs for a part of its data, kept in its folder for the next student."""
+    rows = hashlib.sha256(part.source_index.tobytes()).hexdigest()[:12]
+    path = run.folder / f"outputs_{rows}.npz"
+    with _locked(run.folder):
+        if not path.exists():
+            outputs.compute(run.model, part).save(path)
+    return outputs.Outputs.load(path)
+
+
 MEANS_OF = 20  # training images of each class whose mean stands for it while a training is watched
 
 
@@ -188,6 +247,7 @@ def _watch(experiment: Experiment, split: Split, data: training.TrainingSet) -> 
         return None
     images = torch.from_numpy(split.validation.images).to(data.images.device)
     labels = torch.from_numpy(split.validation.labels).to(data.labels.device)
+    classes = len(split.known_classes)
     own_head = experiment.losses.objective not in objectives.LEAVE_THE_HEAD
     some = torch.cat([(data.labels == c).nonzero()[:MEANS_OF, 0] for c in data.labels.unique()])
 
@@ -196,7 +256,8 @@ def _watch(experiment: Experiment, split: Split, data: training.TrainingSet) -> 
             _set_head(model, data.images[some], data.labels[some])
         form = models.memory_format(model)
         batches = (b.float().div_(255).contiguous(memory_format=form) for b in images.split(512))
-        found = torch.cat([model(batch).logits.argmax(1) for batch in batches])
+        logits = (losses.class_logits(model(batch).logits, classes) for batch in batches)
+        found = torch.cat([each.argmax(1) for each in logits])
         return {"accuracy": (found == labels).float().mean().item()}
 
     return Watch(experiment.schedule.watch_every, measure)

@@ -55,3 +55,21 @@ def test_an_animation_is_one_image_with_all_its_frames_and_its_text():
     assert all((a != b).any() for a, b in combinations(frames, 2))
     with pytest.raises(ValueError, match="needs one frame or more, got 0"):
         figures.animated(draw, 0, "nothing")
+
+
+def test_groups_have_a_colour_and_a_name_each(axes):
+    points = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    figures.plot_groups(points, np.array([1, 0, 1]), ["a", "b"], axes)
+    assert [cloud.get_offsets().tolist() for cloud in axes.collections] == [
+        [[2.0, 3.0]],
+        [[0.0, 1.0], [4.0, 5.0]],
+    ]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert not np.array_equal(*(cloud.get_facecolor()[0] for cloud in axes.collections))
+
+
+def test_means_are_drawn_as_a_line_and_seeds_as_dots(axes):
+    figures.plot_means([1, 10], np.array([[0.2, 0.4], [0.4, 0.8]]), "two seeds", axes)
+    mean, *seeds = axes.lines
+    assert mean.get_ydata().tolist() == pytest.approx([0.3, 0.6])
+    assert sorted(tuple(line.get_ydata()) for line in seeds) == [(0.2, 0.4), (0.4, 0.8)]

@@ -11,9 +11,9 @@ import warnings
 from embedood.data import prepared
 from embedood.data.catalogue import SPECS, Spec
 from embedood.data.formats import Absent, Rejected
-from embedood.data.image_set import Arrays, DataError, ImageSet, describe, from_arrays
+from embedood.data.image_set import Arrays, DataError, ImageSet, describe, from_arrays, parity
 
-__all__ = ["NAMES", "DataError", "ImageSet", "from_arrays", "load"]
+__all__ = ["NAMES", "DataError", "ImageSet", "from_arrays", "load", "parity"]
 
 NAMES = tuple(SPECS)
 """The names `load` knows."""

@@ -160,17 +160,43 @@ class ResidualClassifier(EmbeddingClassifier):
     """
 
     def __init__(self, num_classes: int, width: int = 16, channels: int = 3, **head: Any):
+        super().__init__(_residual_features(width, channels), 8 * width, num_classes, **head)
+
+
+class Residual13Classifier(EmbeddingClassifier):
+    """`ResidualClassifier` with one more `BasicBlock` of w channels, before the first pooling.
+
+    Thirteen layers with weights, the linear one included. The block sees the image at its full size.
+
+    Source: ours, after He et al., 2016.
+    """
+
+    def __init__(self, num_classes: int, width: int = 16, channels: int = 3, **head: Any):
+        features = _residual_features(width, channels, BasicBlock(width, width))
+        super().__init__(features, 8 * width, num_classes, **head)
+
+
+class ResNet18(EmbeddingClassifier):
+    """ResNet-18 for small images: a 3×3 stem, four stages of two `BasicBlock`s, w, 2w, 4w, 8w wide.
+
+    No pooling but the last; each stage after the first halves the side. w = 64 is the field's usual
+    network on CIFAR-100.
+
+    Source: He et al., 2016; the stem is that of their networks for CIFAR.
+    """
+
+    def __init__(self, num_classes: int, width: int = 64, channels: int = 3, **head: Any):
         w = width
         stages = [(w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)]
         features = nn.Sequential(
-            _layer(channels, w),
-            *(nn.Sequential(nn.MaxPool2d(2), _layer(i, o), BasicBlock(o, o)) for i, o in stages),
-        )
+            _layer(channels, w), BasicBlock(w, w), BasicBlock(w, w),
+            *(nn.Sequential(BasicBlock(i, o, stride=2), BasicBlock(o, o)) for i, o in stages),
+        )  # fmt: skip
         super().__init__(features, 8 * w, num_classes, **head)
 
 
-class TurningClassifier(CompactClassifier):
-    """A compact classifier with a second head, `turned`, for class × quarter turn, 3C logits.
+class _Turning(EmbeddingClassifier):
+    """A classifier with a second head, `turned`, for class × quarter turn, 3C logits.
 
     Only training asks the second head. It keeps the embedding from forgetting what tells nothing of
     the class, which is what an unseen class may differ in.
@@ -179,9 +205,21 @@ class TurningClassifier(CompactClassifier):
     Lee et al., 2020, "Self-supervised label augmentation…"; no half turns, which confuse 6 and 9.
     """
 
-    def __init__(self, num_classes: int, width: int = 32, channels: int = 1, **head: Any):
-        super().__init__(num_classes, width, channels, **head)
-        self.turned = nn.Linear(head.get("dimensions") or 4 * width, 3 * num_classes)
+    def __init__(self, num_classes: int, *network: Any, **head: Any):
+        super().__init__(num_classes, *network, **head)
+        self.turned = nn.Linear(self.head.weight.shape[1], 3 * num_classes)
+
+
+class TurningClassifier(_Turning, CompactClassifier):
+    """A compact classifier with a head for quarter turns."""
+
+
+class TurningResidual13(_Turning, Residual13Classifier):
+    """A residual classifier of thirteen layers with a head for quarter turns."""
+
+
+class TurningResNet18(_Turning, ResNet18):
+    """ResNet-18 with a head for quarter turns."""
 
 
 def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -190,11 +228,26 @@ def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
+def _residual_features(width: int, channels: int, *first: nn.Module) -> nn.Sequential:
+    """A stem, `first` blocks at full size, and three stages that pool, widen and add a block."""
+    w = width
+    stages = [(w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)]
+    return nn.Sequential(
+        _layer(channels, w),
+        *first,
+        *(nn.Sequential(nn.MaxPool2d(2), _layer(i, o), BasicBlock(o, o)) for i, o in stages),
+    )
+
+
 ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "denoising": DenoisingClassifier,
     "compact": CompactClassifier,
     "turning": TurningClassifier,
     "residual": ResidualClassifier,
+    "residual13": Residual13Classifier,
+    "residual13_turning": TurningResidual13,
+    "resnet18": ResNet18,
+    "resnet18_turning": TurningResNet18,
 }
 
 
