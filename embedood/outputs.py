@@ -74,15 +74,20 @@ def compute(
     noise_seed: int | None = None,
     batch_size: int = 512,
     odin_epsilon: float | None = None,
+    mixed_precision: bool = False,
 ) -> Outputs:
     """Return the network's outputs for a part, in eval mode and float32, whatever mode it was in.
 
     With a `noise_seed`, `mse_noised` is measured too, by a second pass over images whose noise is
     drawn for the whole part from that seed; with `odin_epsilon`, `perturbed_logits`, by two more
-    passes of which one is differentiated.
+    passes of which one is differentiated. With `mixed_precision`, the embedding is computed as in
+    training, in bfloat16 where the processor multiplies it natively, which is twice as fast there;
+    the head stays in float32.
     """
     images = torch.from_numpy(part.images)
-    rows = [_batch(model, batch.float() / 255) for batch in images.split(batch_size)]
+    rows = [
+        _batch(model, batch.float() / 255, mixed_precision) for batch in images.split(batch_size)
+    ]
     logits, embeddings, *errors = (np.concatenate(column) for column in zip(*rows, strict=True))
     mse = errors[0] if errors else None
     weight, bias = _linear_head(model)
@@ -168,8 +173,14 @@ def _forward(model: Classifier, images: torch.Tensor) -> Forward:
 
 
 @torch.inference_mode()
-def _batch(model: Classifier, clean: torch.Tensor) -> list[np.ndarray]:
-    answer = _forward(model, clean)
+def _batch(model: Classifier, clean: torch.Tensor, mixed_precision: bool) -> list[np.ndarray]:
+    if mixed_precision:
+        with runtime.autocast(next(model.parameters()).device):
+            answer = _forward(model, clean)
+        embedding = answer.embedding.float()
+        answer = answer._replace(embedding=embedding, logits=model.head(embedding))
+    else:
+        answer = _forward(model, clean)
     found = [answer.logits, answer.embedding]
     if answer.reconstruction is not None:
         found.append((answer.reconstruction.cpu() - clean).square().mean((1, 2, 3)))

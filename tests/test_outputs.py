@@ -112,3 +112,13 @@ def test_mirrored_outputs_are_the_mean_over_both_and_do_not_care_which_is_which(
     linear = both.embeddings @ both.head_weight.T + both.head_bias
     np.testing.assert_allclose(both.logits, linear, rtol=1e-4, atol=1e-5)
     assert both.mse is None
+
+
+def test_mixed_precision_is_near_and_its_logits_are_those_of_its_embedding(network, part):
+    exact, fast = (outputs.compute(network, part, mixed_precision=mixed) for mixed in (False, True))
+    assert fast.embeddings.dtype == fast.logits.dtype == np.float32
+    np.testing.assert_allclose(
+        fast.embeddings, exact.embeddings, atol=0.03 * exact.embeddings.max()
+    )
+    again = fast.embeddings @ fast.head_weight.T + fast.head_bias
+    np.testing.assert_allclose(again, fast.logits, atol=1e-4)

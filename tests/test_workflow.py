@@ -402,6 +402,16 @@ def test_publish_refuses_stale_missing_and_large(project, monkeypatch):
     assert not (project / "book").exists()
 
 
+def test_what_ran_with_other_parameters_says_so_and_is_not_published(project):
+    job = batch.execute("01", "quick", {"step": "3"})
+    assert json.loads(job.numbers.read_text())["parameters"]["step"] == 3
+    with pytest.raises(
+        batch.BatchError, match=r"was run with {'step': 3.0}, which is not what profile"
+    ):
+        batch.publish("quick", ["01"])
+    assert not (project / "book").exists()
+
+
 def add_book(project):
     (project / "_config.yml").write_text(
         "title: small\nonly_build_toc_files: true\nexecute: {execute_notebooks: 'off'}\n"

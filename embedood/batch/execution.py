@@ -157,7 +157,8 @@ def _numbers(job: Job, scratch: Path, content: Mapping[str, Any], seconds: float
         numbers = json.loads(recorded.read_text(encoding="utf-8"))
     else:
         numbers = Results(job.notebook, job.profile, job.seeds).as_dict()
-    return numbers | {"seconds": round(seconds, 2), "source_hash": code_hash(content)}
+    how = {"parameters": dict(job.parameters), "seconds": round(seconds, 2)}
+    return numbers | how | {"source_hash": code_hash(content)}
 
 
 def _move_into_place(

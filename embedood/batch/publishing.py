@@ -63,7 +63,7 @@ def _lighter(output: dict[str, Any]) -> dict[str, Any]:
 def publishable(job: Job) -> tuple[str, dict[str, Any]]:
     """Return the text of the notebook with outputs, and its numbers.
 
-    Raises BatchError where either is missing, belongs to other code, or is too large.
+    Raises BatchError where either is missing, belongs to other code or parameters, or is too large.
     """
     for path in (job.executed, job.numbers):
         if not path.is_file():
@@ -77,6 +77,7 @@ def publishable(job: Job) -> tuple[str, dict[str, Any]]:
         raise BatchError(
             f"the code of {job.source.name} changed since {job.executed} was executed: run it again"
         )
+    _check_parameters(job, numbers)
     text = json.dumps(with_outputs(source, executed), indent=1, ensure_ascii=False) + "\n"
     size = len(text.encode())
     if size > MAX_BYTES:
@@ -91,6 +92,17 @@ def publishable(job: Job) -> tuple[str, dict[str, Any]]:
                 "published: show fewer images"
             )
     return text, numbers
+
+
+def _check_parameters(job: Job, numbers: Mapping[str, Any]) -> None:
+    """Refuse what ran with other parameters than its profile's; more seeds are welcome."""
+    ran = {name: value for name, value in numbers["parameters"].items() if name != "seeds"}
+    other = {name: value for name, value in ran.items() if value != job.parameters.get(name)}
+    if other:
+        raise BatchError(
+            f"{job.executed} was run with {other}, which is not what profile {job.profile} says: "
+            f"run it again without -p, or change notebooks/profiles.yml"
+        )
 
 
 def publish(profile: str, notebooks: list[str] | None = None) -> list[Path]:

@@ -122,6 +122,7 @@ class EmbeddingClassifier(Classifier):
     ):
         super().__init__()
         self.features = features
+        self.dimensions = dimensions or channels  # of the embedding
         self.neck, self.head = heads.make(
             head, channels, num_classes, dimensions, temperature, fixed_scale
         )
@@ -176,25 +177,6 @@ class Residual13Classifier(EmbeddingClassifier):
         super().__init__(features, 8 * width, num_classes, **head)
 
 
-class ResNet18(EmbeddingClassifier):
-    """ResNet-18 for small images: a 3×3 stem, four stages of two `BasicBlock`s, w, 2w, 4w, 8w wide.
-
-    No pooling but the last; each stage after the first halves the side. w = 64 is the field's usual
-    network on CIFAR-100.
-
-    Source: He et al., 2016; the stem is that of their networks for CIFAR.
-    """
-
-    def __init__(self, num_classes: int, width: int = 64, channels: int = 3, **head: Any):
-        w = width
-        stages = [(w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)]
-        features = nn.Sequential(
-            _layer(channels, w), BasicBlock(w, w), BasicBlock(w, w),
-            *(nn.Sequential(BasicBlock(i, o, stride=2), BasicBlock(o, o)) for i, o in stages),
-        )  # fmt: skip
-        super().__init__(features, 8 * w, num_classes, **head)
-
-
 class _Turning(EmbeddingClassifier):
     """A classifier with a second head, `turned`, for class × quarter turn, 3C logits.
 
@@ -207,19 +189,15 @@ class _Turning(EmbeddingClassifier):
 
     def __init__(self, num_classes: int, *network: Any, **head: Any):
         super().__init__(num_classes, *network, **head)
-        self.turned = nn.Linear(self.head.weight.shape[1], 3 * num_classes)
+        self.turned = nn.Linear(self.dimensions, 3 * num_classes)
 
 
 class TurningClassifier(_Turning, CompactClassifier):
     """A compact classifier with a head for quarter turns."""
 
 
-class TurningResidual13(_Turning, Residual13Classifier):
+class TurningResidual13Classifier(_Turning, Residual13Classifier):
     """A residual classifier of thirteen layers with a head for quarter turns."""
-
-
-class TurningResNet18(_Turning, ResNet18):
-    """ResNet-18 with a head for quarter turns."""
 
 
 def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -245,9 +223,7 @@ ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "turning": TurningClassifier,
     "residual": ResidualClassifier,
     "residual13": Residual13Classifier,
-    "residual13_turning": TurningResidual13,
-    "resnet18": ResNet18,
-    "resnet18_turning": TurningResNet18,
+    "residual13_turning": TurningResidual13Classifier,
 }
 
 
