@@ -166,8 +166,8 @@ def build(experiment: Experiment, split: Split) -> Classifier:
             fixed_scale=experiment.network.fixed_scale,
         )
         if how.embedding_weight and how.teacher:
-            wanted = build(how.teacher, split).head.weight.shape[1]
-            model.teacher_guess = nn.Linear(model.head.weight.shape[1], wanted)
+            wanted = build(how.teacher, split).dimensions
+            model.teacher_guess = nn.Linear(model.dimensions, wanted)
     return model.to(memory_format=models.memory_format(model))  # type: ignore[call-overload]
 
 

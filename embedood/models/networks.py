@@ -22,9 +22,13 @@ class Forward(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Base of all networks here: `forward` answers with `Forward`, `head` is the last layer."""
+    """Base of all networks here: `forward` answers with `Forward`, `head` is the last layer.
+
+    `dimensions` is D of the embedding.
+    """
 
     head: Head
+    dimensions: int
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
@@ -94,6 +98,7 @@ class DenoisingClassifier(Classifier):
             BasicBlock(w, 2 * w, stride=2), BasicBlock(2 * w, 2 * w),
         )  # fmt: skip
         self.stage3 = nn.Sequential(BasicBlock(2 * w, 4 * w, stride=2), BasicBlock(4 * w, 4 * w))
+        self.dimensions = 4 * w
         self.head = heads.LinearHead(4 * w, num_classes)
         self.decoder = nn.Sequential(
             BasicBlock(2 * w, 2 * w), BasicBlock(2 * w, w, upsample=True),
@@ -122,7 +127,7 @@ class EmbeddingClassifier(Classifier):
     ):
         super().__init__()
         self.features = features
-        self.dimensions = dimensions or channels  # of the embedding
+        self.dimensions = dimensions or channels
         self.neck, self.head = heads.make(
             head, channels, num_classes, dimensions, temperature, fixed_scale
         )
@@ -177,8 +182,8 @@ class Residual13Classifier(EmbeddingClassifier):
         super().__init__(features, 8 * width, num_classes, **head)
 
 
-class _Turning(EmbeddingClassifier):
-    """A classifier with a second head, `turned`, for class × quarter turn, 3C logits.
+class TurningClassifier(CompactClassifier):
+    """A compact classifier with a second head, `turned`, for class × quarter turn, 3C logits.
 
     Only training asks the second head. It keeps the embedding from forgetting what tells nothing of
     the class, which is what an unseen class may differ in.
@@ -187,17 +192,17 @@ class _Turning(EmbeddingClassifier):
     Lee et al., 2020, "Self-supervised label augmentation…"; no half turns, which confuse 6 and 9.
     """
 
-    def __init__(self, num_classes: int, *network: Any, **head: Any):
-        super().__init__(num_classes, *network, **head)
+    def __init__(self, num_classes: int, width: int = 32, channels: int = 1, **head: Any):
+        super().__init__(num_classes, width, channels, **head)
         self.turned = nn.Linear(self.dimensions, 3 * num_classes)
 
 
-class TurningClassifier(_Turning, CompactClassifier):
-    """A compact classifier with a head for quarter turns."""
+class TurningResidual13Classifier(Residual13Classifier):
+    """`Residual13Classifier` with the second head of `TurningClassifier`."""
 
-
-class TurningResidual13Classifier(_Turning, Residual13Classifier):
-    """A residual classifier of thirteen layers with a head for quarter turns."""
+    def __init__(self, num_classes: int, width: int = 16, channels: int = 3, **head: Any):
+        super().__init__(num_classes, width, channels, **head)
+        self.turned = nn.Linear(self.dimensions, 3 * num_classes)
 
 
 def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
