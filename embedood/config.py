@@ -75,6 +75,7 @@ class Losses:
     std_weight: float = 1.0  # of L_std; negative gives the sign that the report prints
     outlier_weight: float = 0.0  # KL(uniform || p) on pseudo-OOD made from the batch
     outlier_recipe: str = "report"  # a name of noise.OUTLIERS
+    blending_weight: float = 0.0  # of the loss on blends of two images, half of the batch again
     turning_weight: float = 0.0  # class × quarter turn on a second head, half of the batch turned
     pull_weight: float = 0.0  # of the squared distance to the own class's prototype
     distance_weight: float = 0.0  # β, of the distance to the own class's Gaussian
@@ -285,6 +286,8 @@ _DCE = {"head": "prototypes", "temperature": 0.5}
 _GCPL = {"head": "prototypes", "pull_weight": 0.001}
 # A second head must say how an image was turned, which asks for more than the label does.
 _TURNING = {"architecture": "residual13_turning", "turning_weight": 1.0}
+# Blends of two images ask for both of their classes, each as much as there is of it.
+_BLENDED = {"architecture": "residual13", "blending_weight": 1.0}
 # Even or odd, from labels that do not say which classes there are: a teacher and its small student.
 _PARITY = {"unseen": (), "labels": "parity"}
 _PARITY_PRESETS = {
@@ -308,6 +311,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cross_entropy": _EMBEDDING,
     "smoothed": _EMBEDDING | {"label_smoothing": 0.1},
     "turning": _EMBEDDING | _TURNING,
+    "blended": _EMBEDDING | _BLENDED,
+    "blended_turning": _EMBEDDING | _BLENDED | _TURNING,
     "dce": _EMBEDDING | _DCE,
     "gcpl": _EMBEDDING | _GCPL,
     "deep_mcdd": _EMBEDDING | _DEEP_MCDD,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -219,6 +220,30 @@ def random_flip(images: Images, generator: Generator, probability: float) -> Ima
         return images
     flipped = _uniform((len(images), 1, 1, 1), images, generator) < probability
     return torch.where(flipped, images.flip(3), images)
+
+
+class Blends(NamedTuple):
+    """Blended images B×C×H×W, and of what: image i is a `share` B of itself, the rest its `partner` B."""
+
+    images: Images
+    partner: torch.Tensor
+    share: torch.Tensor
+
+
+def blend(images: Images, generator: Generator, concentration: int = 10) -> Blends:
+    r"""Blend each image with another one of the batch, $\lambda x_i+(1-\lambda)x_j$.
+
+    $\lambda\sim\mathrm{Beta}(a,a)$ with a the `concentration`, a whole number: the median of $2a-1$
+    uniform numbers. At 10, nine of ten blends are between 0.3 and 0.7. Raises `ValueError` below 1.
+
+    Source: Zhang et al., 2018, "mixup…"; a = 10: Pinto et al., 2022, "RegMixup".
+    """
+    if concentration < 1:
+        raise ValueError(f"the concentration is a whole number from 1 on, got {concentration}")
+    partner = _partners(images, generator)
+    share = _uniform((len(images), 2 * concentration - 1), images, generator).median(1).values
+    own = share[:, None, None, None]
+    return Blends(own * images + (1 - own) * images[partner], partner, share)
 
 
 def _uniform(shape: tuple[int, ...], like: Images, generator: Generator) -> torch.Tensor:

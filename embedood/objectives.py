@@ -35,6 +35,8 @@ def classification(experiment: Experiment) -> Objective:
 
     loss = classification + `std_weight` · L_std + `denoising_weight` · L_den
     (+ `outlier_weight` · KL(U‖p) on pseudo-OOD made from the batch)
+    (+ `blending_weight` · the classification loss of half of the batch again, each image blended with
+    another one, for both classes in their shares)
     (+ `turning_weight` · L_turn, half of the batch being shown turned as well)
     (+ `pull_weight` · L_pull, for a head of prototypes). A network without a decoder is trained
     without L_den.
@@ -47,7 +49,7 @@ def classification(experiment: Experiment) -> Objective:
         generator: torch.Generator,
         weights: torch.Tensor | None = None,
     ) -> Step:
-        clean, shown, turns = _shown(experiment, images, generator)
+        clean, shown, turns, blends = _shown(experiment, images, generator)
         answer = _forward(model, shown)
         logits, embedding = answer.logits[: len(clean)], answer.embedding[: len(clean)]
         terms = {
@@ -58,7 +60,10 @@ def classification(experiment: Experiment) -> Objective:
             shown_again = answer.reconstruction[: len(clean)]
             terms["mse"] = losses.denoising(shown_again, clean, weights)
         if experiment.losses.outlier_weight:
-            terms["outlier"] = losses.uniformity(answer.logits[len(turns) :])
+            terms["outlier"] = losses.uniformity(answer.logits[-len(clean) :])
+        if blends:
+            of_blends = answer.logits[len(turns) : len(turns) + len(blends.images)]
+            terms["blending"] = _blending(experiment, of_blends, labels, blends, weights)
         if experiment.losses.turning_weight:
             terms["turning"] = _turning(experiment, model, answer, labels, turns)
         if experiment.losses.pull_weight:
@@ -80,6 +85,7 @@ def _weights(experiment: Experiment) -> dict[str, float]:
         "std": weights.std_weight,
         "mse": weights.denoising_weight,
         "outlier": weights.outlier_weight,
+        "blending": weights.blending_weight,
         "turning": weights.turning_weight,
         "pull": weights.pull_weight,
     }
@@ -90,6 +96,25 @@ def _sure(experiment: Experiment, weights: torch.Tensor | None) -> dict[str, Any
     chosen = experiment.losses
     k, smoothing = chosen.overconfidence_weight, chosen.label_smoothing
     return {"k": k, "label_smoothing": smoothing, "weights": weights}
+
+
+def _blending(
+    experiment: Experiment,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    blends: noise.Blends,
+    weights: torch.Tensor | None,
+) -> torch.Tensor:
+    """The classification loss of blends: for the own class and the partner's, in their shares.
+
+    Source: Pinto et al., 2022, "RegMixup": beside the loss of the images, not instead of it.
+    """
+    total: torch.Tensor = torch.zeros((), device=logits.device)
+    own = torch.arange(len(logits), device=logits.device)
+    for rows, share in ((own, blends.share), (blends.partner, 1 - blends.share)):
+        weighed = share if weights is None else share * weights[rows]
+        total = total + losses.overconfidence(logits, labels[rows], **_sure(experiment, weighed))
+    return total
 
 
 def _turning(
@@ -106,13 +131,19 @@ def _turning(
     return losses.turning(logits, of_turned, turns, experiment.losses.label_smoothing)
 
 
-def _shown(
-    experiment: Experiment, images: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the clean batch, what the network sees, and how the known ones in it are turned.
+class Shown(NamedTuple):
+    """The clean batch, what the network sees, how its first images are turned, and its blends.
 
-    The network sees the batch, some of it noised, then half of it turned, then pseudo-OOD.
+    It sees the batch, some of it noised, then half of it turned, half of it blended, pseudo-OOD.
     """
+
+    clean: torch.Tensor
+    images: torch.Tensor
+    turns: torch.Tensor
+    blends: noise.Blends | None
+
+
+def _shown(experiment: Experiment, images: torch.Tensor, generator: torch.Generator) -> Shown:
     noised, weights = experiment.noise, experiment.losses
     clean = augmented(experiment, images, generator)
     count = round(noised.noised_share * len(clean))
@@ -123,9 +154,13 @@ def _shown(
     if weights.turning_weight:
         turned, how = noise.turn(clean[: len(clean) // 2], generator)
         shown, turns = torch.cat([shown, turned]), torch.cat([turns, how])
+    blends = None
+    if weights.blending_weight:
+        blends = noise.blend(clean[: -(-len(clean) // 2)], generator)
+        shown = torch.cat([shown, blends.images])
     if weights.outlier_weight:
         shown = torch.cat([shown, noise.spoil(clean, weights.outlier_recipe, generator)])
-    return clean, shown, turns
+    return Shown(clean, shown, turns, blends)
 
 
 def contrastive(experiment: Experiment) -> Objective:
