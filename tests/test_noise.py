@@ -157,3 +157,30 @@ def test_a_flip_mirrors_about_the_given_share_of_images():
     assert ((flipped == images).all((1, 2, 3)) ^ is_mirror).all()
     assert 60 < is_mirror.sum() < 140  # five standard deviations around 100
     assert noise.random_flip(images, runtime.generator(0), 0.0) is images
+
+
+def test_a_blend_is_a_share_of_the_image_and_the_rest_of_another_one():
+    clean = images(40)
+    blended, partner, share = noise.blend(clean, runtime.generator(0))
+    assert (partner != torch.arange(40)).all()
+    for i, j in enumerate(partner.tolist()):
+        by_hand = share[i] * clean[i] + (1 - share[i]) * clean[j]
+        torch.testing.assert_close(blended[i], by_hand)
+
+
+@pytest.mark.parametrize("concentration", [1, 10])
+def test_shares_have_the_moments_of_the_symmetric_beta_distribution(concentration):
+    shares = noise.blend(torch.zeros(20_000, 1, 1, 1), runtime.generator(0), concentration).share
+    variance = 1 / (4 * (2 * concentration + 1))
+    assert shares.mean().item() == pytest.approx(0.5, abs=5 * (variance / 20_000) ** 0.5)
+    assert shares.var().item() == pytest.approx(variance, rel=0.05)
+
+
+def test_nine_of_ten_blends_are_between_three_and_seven_tenths():
+    shares = noise.blend(torch.zeros(20_000, 1, 1, 1), runtime.generator(0)).share
+    assert ((shares > 0.3) & (shares < 0.7)).float().mean().item() == pytest.approx(0.93, abs=0.02)
+
+
+def test_blends_need_a_concentration_of_one_or_more():
+    with pytest.raises(ValueError, match="whole number from 1 on, got 0"):
+        noise.blend(images(), runtime.generator(0), 0)

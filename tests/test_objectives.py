@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedood import config, losses, models, objectives, outputs, runs, runtime, samplers
+from embedood import config, losses, models, noise, objectives, outputs, runs, runtime, samplers
 
 SMALL = {
     "data_name": "glyph-100", "width": 4, "epochs": 1, "train_limit": 800,
@@ -44,6 +44,50 @@ def test_gcpl_adds_its_pull_to_the_distance_based_cross_entropy():
 def network_like(model, images):
     """The same forward pass in training mode; batch norm sees the same batch."""
     return model(images.contiguous(memory_format=models.memory_format(model)))
+
+
+def test_blends_of_half_the_batch_ask_for_both_classes_in_their_shares():
+    experiment = plain("blended", blending_weight=0.5)
+    model = network(experiment).train()
+    images, labels = batch()
+    weights = torch.linspace(0.5, 1.5, 12)
+    given = runtime.generator(0), weights
+    terms = objectives.of(experiment)(model, images, labels, *given).terms
+    blended, partner, share = noise.blend(images[:6], runtime.generator(0))
+    logits = network_like(model, torch.cat([images, blended])).logits
+    nll = -logits.log_softmax(1)
+    row = torch.arange(6)
+    wanted = weights[:6] * share * nll[12 + row, labels[:6]]
+    wanted += weights[partner] * (1 - share) * nll[12 + row, labels[partner]]
+    torch.testing.assert_close(terms["blending"], wanted.mean(), rtol=1e-4, atol=1e-5)
+    total = terms["classification"] + 0.5 * terms["blending"]
+    torch.testing.assert_close(terms["loss"], total)
+
+
+def test_blends_stand_between_turned_images_and_outliers():
+    both = plain("blended_turning", outlier_weight=0.1, outlier_recipe="shapes")
+    model = network(both).eval()
+    images, labels = batch(each=4)
+    seen = []
+    model.register_forward_hook(lambda _, asked, answer: seen.append((asked[0], answer.logits)))
+    terms = objectives.of(both)(model, images, labels, runtime.generator(0)).terms
+    asked, logits = seen[0]
+    assert len(asked) == 16 + 8 + 8 + 16
+    torch.testing.assert_close(asked[:16], images)
+    torch.testing.assert_close(terms["outlier"], losses.uniformity(logits[32:]))
+    drawn = runtime.generator(0)
+    noise.turn(images[:8], drawn)
+    blends = noise.blend(images[:8], drawn)
+    torch.testing.assert_close(asked[24:32], blends.images)
+    assert terms["blending"].item() > 0
+
+
+def test_a_batch_of_one_is_blended_with_itself():
+    experiment = plain("blended")
+    images, labels = batch(classes=1, each=1)
+    model = network(experiment).eval()
+    terms = objectives.of(experiment)(model, images, labels, runtime.generator(0)).terms
+    torch.testing.assert_close(terms["blending"], terms["classification"], rtol=1e-4, atol=1e-5)
 
 
 def test_contrastive_learning_sees_two_views_of_each_image():
