@@ -152,6 +152,21 @@ def test_clusterings_recover_classes_that_lie_apart(name):
         np.testing.assert_array_equal(found, cluster(name, z, k, seed=1))
 
 
+def rings(radii=(1.0, 4.0), each=150):
+    """Two rings in one plane, one within the other: no straight line parts them."""
+    draw = np.random.default_rng(0)
+    angles = draw.uniform(0, 2 * np.pi, (len(radii), each, 1))
+    points = np.concatenate([np.cos(angles), np.sin(angles)], 2) * np.reshape(radii, (-1, 1, 1))
+    noise = draw.normal(0, 0.1, (len(radii) * each, 2))
+    return points.reshape(-1, 2) + noise, np.repeat(range(len(radii)), each)
+
+
+def test_umap_unfolds_what_k_means_cannot_part():
+    z, labels = rings()
+    assert metrics.cluster_accuracy(labels, cluster("kmeans", z, 2)) < 0.8
+    assert metrics.cluster_accuracy(labels, cluster("umap_kmeans", z, 2)) > 0.95
+
+
 @pytest.mark.parametrize(
     ("name", "linkage", "metric"),
     [("agglomerative_ward", "ward", "euclidean"), ("agglomerative_cosine", "average", "cosine")],
@@ -491,6 +506,18 @@ def test_each_stage_can_be_given():
 def test_every_clusterer_serves(clusterer):
     found = fitted(clusterer=clusterer).discover(TEST, k=NEW)
     np.testing.assert_array_equal(found.labels, TRUE)
+
+
+def test_counting_may_look_at_fewer_components_than_clustering():
+    finder = fitted(dimensions=6, count_dimensions=3, estimator="probe_classes")
+    assert finder.directions_.shape == (D, 6)
+    assert finder.known_.shape == (len(VALIDATION), 3)
+    np.testing.assert_allclose(finder.directions_[:, :3], finder.count_directions_)
+    alone = fitted(dimensions=3, estimator="probe_classes")
+    counted, same = (f.discover(TEST, IS_UNSEEN).estimates for f in (finder, alone))
+    for name, found in counted.items():
+        for curve, values in found.curves.items():
+            np.testing.assert_allclose(values, same[name].curves[curve])
 
 
 def close_together():

@@ -12,6 +12,10 @@ from sklearn.mixture import GaussianMixture
 from embedood.discovery.kmeans import KMeansRuns, spherical_kmeans
 
 SHAPES = {"spherical": "spherical", "diagonal": "diag", "tied": "tied"}
+NEIGHBOURS, FEWEST_FOR_UMAP = (
+    15,
+    45,
+)  # rows: with three neighbourhoods or fewer there is nothing to unfold
 FLOORS = {"spherical": 0.05, "diagonal": 0.05, "tied": 1e-6}
 
 
@@ -55,6 +59,15 @@ def _gaussians(z: np.ndarray, k: int, seed: int, shape: str) -> np.ndarray:
     return mixture(z, _kmeans(z, k, seed), shape).predict(z)
 
 
+def _umap_kmeans(z: np.ndarray, k: int, seed: int) -> np.ndarray:
+    if len(z) < FEWEST_FOR_UMAP:
+        return _kmeans(z, k, seed)
+    from umap import UMAP  # slow to import, and only this needs it
+
+    reducer = UMAP(NEIGHBOURS, n_components=10, min_dist=0.0, random_state=seed, n_jobs=1)
+    return _kmeans(reducer.fit_transform(z), k, seed)
+
+
 def _agglomerative(z: np.ndarray, k: int, seed: int, linkage: str, metric: str) -> np.ndarray:
     return AgglomerativeClustering(k, linkage=linkage, metric=metric).fit_predict(z)
 
@@ -64,6 +77,7 @@ Clusterer = Callable[[np.ndarray, int, int], np.ndarray]
 CLUSTERERS: dict[str, Clusterer] = {
     "kmeans": _kmeans,
     "spherical_kmeans": _spherical_kmeans,
+    "umap_kmeans": _umap_kmeans,
     "gaussians_spherical": partial(_gaussians, shape="spherical"),
     "gaussians_diagonal": partial(_gaussians, shape="diagonal"),
     "gaussians_tied": partial(_gaussians, shape="tied"),
@@ -75,13 +89,14 @@ CLUSTERERS: dict[str, Clusterer] = {
 def cluster(name: str, embeddings: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
     """Return a label 0…k−1 for each row of N×D embeddings, by a clustering of `CLUSTERERS`.
 
-    "kmeans", "spherical_kmeans" (directions only), EM of Gaussian mixtures "gaussians_spherical",
-    "…_diagonal" and "…_tied", from k-means; "agglomerative_ward" (Ward, 1963) and
-    "agglomerative_cosine", average linkage. The last two draw nothing from the seed. A mixture may
-    leave a component without rows.
+    "kmeans", "spherical_kmeans" (directions only), "umap_kmeans": k-means after UMAP has unfolded the rows
+    into ten coordinates, as N2D does (McConville et al., 2021; of fewer than 45 rows k-means alone), EM
+    of Gaussian mixtures "gaussians_spherical", "…_diagonal" and "…_tied", from k-means;
+    "agglomerative_ward" (Ward, 1963) and "agglomerative_cosine", average linkage. The last two draw
+    nothing from the seed. A mixture may leave a component without rows.
 
-    Raises `ValueError` for an unknown name, for embeddings that are not finite N×D, and for k outside
-    1…N.
+    Raises `ImportError` for "umap_kmeans" without umap-learn; `ValueError` for an unknown name, for
+    embeddings that are not finite N×D, and for k outside 1…N.
     """
     if name not in CLUSTERERS:
         raise ValueError(f"unknown clusterer {name!r}; they are {', '.join(CLUSTERERS)}")

@@ -78,9 +78,10 @@ class Discovery:
 
     detector: one that was calibrated is used as it is; another is fitted to train and calibrated on
     validation at `false_alarm`; None is the energy. estimator: "median" or a name of
-    `counting`; clusterer: a name of `CLUSTERERS`. Both see the embeddings in the first `dimensions`
-    principal components of the training embeddings (None: as they are), in an order that does not
-    depend on that of the rows. More than `max_rows` unseen rows are thinned out for counting.
+    `counting`; clusterer: a name of `CLUSTERERS`. They see the embeddings in the first principal
+    components of the training embeddings, the clusterer in `dimensions` (None: as they are), the estimator
+    in `count_dimensions` (None: in as many), in an order that does not depend on that of the rows.
+    More than `max_rows` unseen rows are thinned out for counting.
     """
 
     detector: Detector | None = None
@@ -88,6 +89,7 @@ class Discovery:
     clusterer: str = "kmeans"
     candidates: Sequence[int] = CANDIDATES
     dimensions: int | None = 32
+    count_dimensions: int | None = None
     false_alarm: float = 0.05
     max_rows: int = 3000
     seed: int = 0
@@ -111,7 +113,7 @@ class Discovery:
             detector.fit(train).calibrate(validation, outliers, false_alarm=self.false_alarm)
         self.detector_, self.num_known_ = detector, train.logits.shape[1]
         self._fit_projection(in_double(train).embeddings)
-        self.known_ = self._project(in_double(validation).embeddings)
+        self.known_ = self._project(in_double(validation).embeddings, self.count_directions_)
         self.known_labels_ = np.asarray(validation.labels)
         return self
 
@@ -136,16 +138,17 @@ class Discovery:
         estimates: dict[str, Estimate] = {}
         if len(rows):
             rows = rows[_canonical_order(outputs.embeddings[rows])]
-            z = self._project(outputs.embeddings[rows])
+            z = self._project(outputs.embeddings[rows], self.directions_)
             if k is None:
-                k, estimates = self._count(z)
+                k, estimates = self._count(outputs.embeddings[rows])
             found = _by_size(cluster(self.clusterer, z, k, self.seed))
             labels[rows] = self.num_known_ + found
             medoids, confidence[rows] = rows[_medoids(z, found)], _posterior(z, found)
         counts = np.bincount(labels, minlength=self.num_known_ + len(medoids))
         return Discovered(labels, counts, medoids, confidence, threshold, estimates)
 
-    def _count(self, z: np.ndarray) -> tuple[int, dict[str, Estimate]]:
+    def _count(self, embeddings: np.ndarray) -> tuple[int, dict[str, Estimate]]:
+        z = self._project(embeddings, self.count_directions_)
         kept = np.random.default_rng(self.seed).permutation(len(z))[: self.max_rows]
         estimates = estimate(
             self.estimator, z[np.sort(kept)], self.candidates, self.seed,
@@ -165,13 +168,14 @@ class Discovery:
         return mask, np.nan
 
     def _fit_projection(self, z: np.ndarray) -> None:
-        self.mean_, self.directions_ = z.mean(0), np.eye(z.shape[1])
-        if self.dimensions is not None and self.dimensions < z.shape[1]:
-            pca = PCA(min(self.dimensions, len(z)), svd_solver="full").fit(z)
-            self.directions_ = pca.components_.T
+        self.mean_ = z.mean(0)
+        self.directions_ = _principal(z, self.dimensions)
+        self.count_directions_ = self.directions_
+        if self.count_dimensions is not None:
+            self.count_directions_ = _principal(z, self.count_dimensions)
 
-    def _project(self, embeddings: np.ndarray) -> np.ndarray:
-        return (embeddings - self.mean_) @ self.directions_
+    def _project(self, embeddings: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        return (embeddings - self.mean_) @ directions
 
     def _refuse(self, outputs: Outputs) -> None:
         if not hasattr(self, "directions_"):
@@ -183,6 +187,14 @@ class Discovery:
                 f"Discovery was fitted with C = {self.num_known_}, D = {fitted}; "
                 f"got C = {sizes[0]}, D = {sizes[1]}"
             )
+
+
+def _principal(z: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first principal directions of z N×D, D×d; all D axes as they are where d is None or not less."""
+    if dimensions is None or dimensions >= z.shape[1]:
+        return np.eye(z.shape[1])
+    pca = PCA(min(dimensions, len(z)), svd_solver="covariance_eigh").fit(z)
+    return pca.components_.T
 
 
 def _canonical_order(embeddings: np.ndarray) -> np.ndarray:
