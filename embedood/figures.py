@@ -15,6 +15,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 # Okabe and Ito's palette, distinct also to colour-blind eyes.
@@ -93,8 +94,11 @@ def plot_learning_curves(
     curves = np.array([[row[key] for row in history] for history in histories])
     epochs = np.arange(1, curves.shape[1] + 1)
     ax.plot(epochs, curves.T, color=COLOURS["known"], alpha=0.35, linewidth=1)
-    ax.plot(epochs, curves.mean(0), color=COLOURS["known"], marker="o")
-    ax.set(xlabel="epoch", ylabel=key, xticks=epochs)
+    ax.plot(
+        epochs, curves.mean(0), color=COLOURS["known"], marker="o" if len(epochs) <= 12 else None
+    )
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+    ax.set(xlabel="epoch", ylabel=key)
     return ax
 
 

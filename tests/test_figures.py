@@ -2,7 +2,7 @@
 
 import base64
 import io
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -73,3 +73,16 @@ def test_means_are_drawn_as_a_line_and_seeds_as_dots(axes):
     mean, *seeds = axes.lines
     assert mean.get_ydata().tolist() == pytest.approx([0.3, 0.6])
     assert sorted(tuple(line.get_ydata()) for line in seeds) == [(0.2, 0.4), (0.4, 0.8)]
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 8, 32])
+def test_epochs_are_whole_numbers_that_do_not_touch(axes, epochs):
+    histories = [[{"loss": 1 / (1 + epoch)} for epoch in range(epochs)]] * 2
+    figures.plot_learning_curves(histories, "loss", axes)
+    axes.figure.set_size_inches(4.2, 3.0)
+    axes.figure.canvas.draw()
+    labels = [t for t in axes.get_xticklabels() if 1 <= t.get_position()[0] <= epochs]
+    assert labels
+    assert all(float(t.get_position()[0]).is_integer() for t in labels)
+    boxes = [t.get_window_extent() for t in labels]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
