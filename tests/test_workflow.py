@@ -329,6 +329,19 @@ def test_publish_copies_outputs_and_nothing_else(project):
     assert run_again_publishes_the_same(notebook)
 
 
+def test_warnings_are_not_published(project):
+    path = project / "notebooks" / "01_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    warn = "import sys\nprint('warned', file=sys.stderr)\nprint('said')"
+    notebook.cells.append(nbformat.v4.new_code_cell(warn))
+    nbformat.write(notebook, path)
+    job = batch.execute("01", "quick")
+    assert "warned" in job.executed.read_text("utf-8")
+    batch.publish("quick", ["01"])
+    outputs = nbformat.read(path, as_version=4).cells[-1].outputs
+    assert [(output.name, output.text) for output in outputs] == [("stdout", "said\n")]
+
+
 def run_again_publishes_the_same(notebook):
     published = notebook.read_bytes()
     batch.publish("quick", ["01"])

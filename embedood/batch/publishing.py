@@ -29,13 +29,15 @@ NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
 def with_outputs(source: Mapping[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the source notebook with the outputs of its executed form, and nothing else of it.
 
-    Injected parameters and papermill's marks stay behind; execution counts start at 1.
+    Injected parameters, papermill's marks and stderr stay behind, as warnings tell paths of the machine;
+    execution counts start at 1.
     """
     result = copy.deepcopy(dict(source))
     targets = [cell for cell in result["cells"] if cell["cell_type"] == "code"]
     origins = [c for c in executed["cells"] if c["cell_type"] == "code" and not is_injected(c)]
     for number, (target, origin) in enumerate(zip(targets, origins, strict=True), 1):
-        target["outputs"] = [_lighter(output) for output in copy.deepcopy(origin["outputs"])]
+        shown = [output for output in origin["outputs"] if output.get("name") != "stderr"]
+        target["outputs"] = [_lighter(output) for output in copy.deepcopy(shown)]
         target["execution_count"] = number if origin["execution_count"] else None
         for output in target["outputs"]:
             if "execution_count" in output:
