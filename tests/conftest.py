@@ -7,3 +7,5 @@ as long on two cores.
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# UMAP's numba sets the threads of OpenMP for all of the process, torch included.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
