@@ -342,6 +342,19 @@ def test_warnings_are_not_published(project):
     assert [(output.name, output.text) for output in outputs] == [("stdout", "said\n")]
 
 
+def test_what_is_printed_in_a_row_is_published_in_one_piece(project):
+    path = project / "notebooks" / "01_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    torn = "for i in range(3):\n    print(i, flush=True)\n    time.sleep(0.3)\nprint(3)"
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import time\n{torn}"))
+    nbformat.write(notebook, path)
+    job = batch.execute("01", "quick")
+    assert len(nbformat.read(job.executed, as_version=4).cells[-1].outputs) > 1
+    batch.publish("quick", ["01"])
+    (output,) = nbformat.read(path, as_version=4).cells[-1].outputs
+    assert output.text == "0\n1\n2\n3\n"
+
+
 def run_again_publishes_the_same(notebook):
     published = notebook.read_bytes()
     batch.publish("quick", ["01"])

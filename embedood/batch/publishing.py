@@ -37,12 +37,25 @@ def with_outputs(source: Mapping[str, Any], executed: Mapping[str, Any]) -> dict
     origins = [c for c in executed["cells"] if c["cell_type"] == "code" and not is_injected(c)]
     for number, (target, origin) in enumerate(zip(targets, origins, strict=True), 1):
         shown = [output for output in origin["outputs"] if output.get("name") != "stderr"]
-        target["outputs"] = [_lighter(output) for output in copy.deepcopy(shown)]
+        target["outputs"] = [_lighter(output) for output in _joined(copy.deepcopy(shown))]
         target["execution_count"] = number if origin["execution_count"] else None
         for output in target["outputs"]:
             if "execution_count" in output:
                 output["execution_count"] = number
     return result
+
+
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same outputs, text that was printed in a row in one piece: a kernel tears it at any line."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        last = joined[-1] if joined else {"output_type": ""}
+        if output["output_type"] == last["output_type"] == "stream":
+            text = "".join(last["text"]) + "".join(output["text"])
+            last["text"] = text.splitlines(keepends=True)
+        else:
+            joined.append(output)
+    return joined
 
 
 def _lighter(output: dict[str, Any]) -> dict[str, Any]:
