@@ -49,7 +49,7 @@ def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same outputs, text that was printed in a row in one piece: a kernel tears it at any line."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
-        last = joined[-1] if joined else {"output_type": ""}
+        last: dict[str, Any] = joined[-1] if joined else {"output_type": ""}
         if output["output_type"] == last["output_type"] == "stream":
             text = "".join(last["text"]) + "".join(output["text"])
             last["text"] = text.splitlines(keepends=True)
