@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from embedood.scorers._base import unit
 
-SPACES = ("raw", "centred", "whitened")
+SPACES = ("raw", "centred", "whitened", "adapted")
 
 
 class Accuracies(NamedTuple):
@@ -75,18 +75,22 @@ class NovelClassifier:
     r"""Classify by $\ell_c=s\cos(\phi(z),w_c)$; a class is added with the mean direction of examples.
 
     $w_c=\bar u/\|\bar u\|$, $\bar u$ the mean of $u=\phi(z)/\|\phi(z)\|$ over the class's examples. The
-    space says what $\phi$ is, learned from the known classes alone:
+    space says what $\phi$ is:
 
     - ``raw``: $z$;
-    - ``centred``: $z-o$, o the mean of the class means, for embeddings that all point one way;
-    - ``whitened``: $\Sigma^{-1/2}(z-o)$, Σ the covariance within classes, of which a share
-      `shrinkage` is replaced by the sphere of the same trace: what varies within known classes counts less.
+    - ``centred``: $z-o$, o the mean of the known classes' means, for embeddings that all point one way;
+    - ``whitened``: $\Sigma^{-1/2}(z-o)$, Σ the covariance within the known classes, of which a share
+      `shrinkage` is replaced by the sphere of the same trace: what varies within classes counts less;
+    - ``adapted``: the same with the mean covariance of the classes that *compete*, Σ for a known class
+      and $\frac{D\Sigma+\sum(z-\bar z)(z-\bar z)^\top}{D+n-1}$ for a new one with n examples: one says
+      nothing of a spread, far more than D take over. $w_c=\phi(\bar z)/\|\phi(\bar z)\|$ here.
 
     Attributes after `fit`: `classes_`, C names or numbers in the order of the columns of
     `decision_function`, new ones last; `directions_`, C×D, of length 1; `known_`, how many were fitted.
 
     Source: `raw`: Qi et al., 2018, "Low-shot learning with imprinted weights", and Pereira et al., 2021;
-    `whitened`: Hatch et al., 2006, "Within-class covariance normalization…", there for voices.
+    `whitened`: Hatch et al., 2006, "Within-class covariance normalization…", there for voices;
+    `adapted`: ours, the conjugate prior of a covariance (Gelman et al., 2013, section 3.6).
 
     Args:
         space: a name of `SPACES`.
@@ -113,7 +117,8 @@ class NovelClassifier:
 
         `directions`, C×D in the rising order of the labels, are trained ones to be taken instead of mean
         directions: the weights of a head. Centred, their mean is taken off, which no softmax sees.
-        Raises `ValueError` for a setting or an array that cannot be.
+        Raises `ValueError` for a setting or an array that cannot be, and for directions in the adapted
+        space, where they follow from means.
         """
         self._refuse_settings()
         z, labels = self._embedded(examples), np.asarray(labels)
@@ -123,23 +128,29 @@ class NovelClassifier:
         if len(self.classes_) < 2:
             raise ValueError(f"at least two known classes are needed, got {self.classes_.tolist()}")
         self.known_ = len(self.classes_)
-        self.origin_, self.map_ = self._space(z, place)
-        self.directions_ = self._known_directions(z, place, directions)
+        means = _class_means(z, place)
+        self.origin_ = np.zeros(z.shape[1]) if self.space == "raw" else means.mean(0)
+        self.within_ = self._within(z - means[place])
+        self.map_, self.spreads_ = self._matrix(self.within_), np.empty((0, *self.within_.shape))
+        self.anchors_ = self._known_anchors(z, place, directions)
         return self
 
     def add(self, name: str | int, examples: Any) -> Self:
-        """Add a class with the mean direction of its examples, one or more; nothing else changes.
+        """Add a class with the mean direction of its examples, one or more.
 
-        Raises `ValueError` for a name that is taken, and for examples whose mean has no direction.
+        Nothing else changes, but for the adapted space. Raises `ValueError` for a name that is taken, and
+        for examples whose mean has no direction.
         """
         self._refuse_unfitted()
         if name in self.classes_.tolist():
             raise ValueError(f"there is a class {name!r} already; remove it first")
         if np.asarray(name).dtype.kind != self.classes_.dtype.kind:
             raise ValueError(f"{name!r} is no name like those there are, {self._some_names()}")
-        direction = _mean_direction(self._unit(examples), name)
+        z = self._like_known(examples)
+        self.anchors_ = np.concatenate([self.anchors_, self._anchor(z, name)[None]])
+        if self.space == "adapted":
+            self.spreads_ = np.concatenate([self.spreads_, self._spread(z)[None]])
         self.classes_ = np.append(self.classes_, name)
-        self.directions_ = np.concatenate([self.directions_, direction[None]])
         return self
 
     def remove(self, name: str | int) -> Self:
@@ -150,7 +161,8 @@ class NovelClassifier:
         if name not in self.new_classes_.tolist():
             raise ValueError(f"{name!r} was not added; added were {self.new_classes_.tolist()}")
         kept = self.classes_ != name
-        self.classes_, self.directions_ = self.classes_[kept], self.directions_[kept]
+        self.classes_, self.anchors_ = self.classes_[kept], self.anchors_[kept]
+        self.spreads_ = self.spreads_[kept[self.known_ :][: len(self.spreads_)]]
         return self
 
     @property
@@ -159,14 +171,20 @@ class NovelClassifier:
         self._refuse_unfitted()
         return self.classes_[self.known_ :]
 
+    @property
+    def directions_(self) -> np.ndarray:
+        """The directions of all classes where all compete, C×D, of length 1."""
+        return self._view(disjoint=False)[1]
+
     def decision_function(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
         """Return cosines, N×C: to all classes (joint), or to the new ones only (disjoint)."""
         if disjoint and not len(self.new_classes_):
             raise ValueError("no class was added, so there is none to choose from; call add first")
-        cosines = self._unit(embeddings) @ self.directions_.T
-        if len(self.new_classes_):
+        matrix, directions = self._view(disjoint)
+        cosines = unit((self._like_known(embeddings) - self.origin_) @ matrix) @ directions.T
+        if len(self.new_classes_) and not disjoint:
             cosines[:, : self.known_] -= self.handicap
-        return cosines[:, self.known_ :] if disjoint else cosines
+        return cosines
 
     def predict(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
         """Return the class of the largest cosine, N."""
@@ -197,32 +215,45 @@ class NovelClassifier:
         found.known_ = int(found.known_)
         return found
 
-    def _space(self, z: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The origin, D, and what a row is then multiplied by, D×D."""
-        d, means = z.shape[1], _class_means(z, place)
-        origin = np.zeros(d) if self.space == "raw" else means.mean(0)
-        if self.space != "whitened":
-            return origin, np.eye(d)
-        rest = z - means[place]
-        within = rest.T @ rest / len(rest)
-        even = np.trace(within) / d * np.eye(d)
-        sizes, axes = np.linalg.eigh((1 - self.shrinkage) * within + self.shrinkage * even)
+    def _view(self, disjoint: bool) -> tuple[np.ndarray, np.ndarray]:
+        """What rows are multiplied by, D×D, and the directions of the classes that compete."""
+        self._refuse_unfitted()
+        competing = self.anchors_[self.known_ if disjoint else 0 :]
+        if self.space != "adapted":
+            return self.map_, competing
+        known = 0 if disjoint else self.known_
+        matrix = self._matrix((known * self.within_ + self.spreads_.sum(0)) / len(competing))
+        return matrix, unit(competing @ matrix)
+
+    def _matrix(self, covariance: np.ndarray) -> np.ndarray:
+        """The inverse root of a covariance; what rows are multiplied by, D×D."""
+        d = len(covariance)
+        if self.space in ("raw", "centred"):
+            return np.eye(d)
+        even = np.trace(covariance) / d * np.eye(d)
+        sizes, axes = np.linalg.eigh((1 - self.shrinkage) * covariance + self.shrinkage * even)
         if not sizes[0] > 0:
             raise ValueError(
                 "embeddings do not vary within classes in some direction, so they cannot be whitened; "
                 "give several examples of each class and a shrinkage above 0"
             )
-        return origin, axes / np.sqrt(sizes) @ axes.T
+        return axes / np.sqrt(sizes) @ axes.T
 
-    def _known_directions(
+    def _anchor(self, z: np.ndarray, name: Any) -> np.ndarray:
+        """What the direction of a class is made of: its mean, or that of its unit rows, of length 1."""
+        centred = z - self.origin_
+        if self.space == "adapted":
+            return centred.mean(0)
+        return _mean_direction(unit(centred @ self.map_), name)
+
+    def _known_anchors(
         self, z: np.ndarray, place: np.ndarray, given: np.ndarray | None
     ) -> np.ndarray:
         if given is None:
-            u = unit((z - self.origin_) @ self.map_)
-            return np.stack(
-                [_mean_direction(u[place == c], n) for c, n in enumerate(self.classes_)]
-            )
+            return np.stack([self._anchor(z[place == c], n) for c, n in enumerate(self.classes_)])
         given = np.asarray(given, float)
+        if self.space == "adapted":
+            raise ValueError("in the adapted space directions follow from means; give none")
         if given.shape != (self.known_, z.shape[1]) or not np.isfinite(given).all():
             raise ValueError(
                 f"directions must be finite, {self.known_}×{z.shape[1]}, got shape {given.shape}"
@@ -232,12 +263,22 @@ class NovelClassifier:
         # A logit is wz: where z is multiplied by a matrix, w is divided by it.
         return unit(np.linalg.solve(self.map_, given.T).T)
 
-    def _unit(self, examples: Any) -> np.ndarray:
-        self._refuse_unfitted()
+    def _within(self, rest: np.ndarray) -> np.ndarray:
+        """The covariance of rows less their class means, D×D, where the space needs it."""
+        needed = self.space in ("whitened", "adapted")
+        return rest.T @ rest / len(rest) if needed else np.zeros(2 * rest.shape[1:])
+
+    def _spread(self, z: np.ndarray) -> np.ndarray:
+        """The covariance of a new class, the known ones' weighing as much as D examples."""
+        rest, d = z - z.mean(0), z.shape[1]
+        return (d * self.within_ + rest.T @ rest) / (d + len(z) - 1)
+
+    def _like_known(self, examples: Any) -> np.ndarray:
+        """Embeddings with as many dimensions as the known ones have."""
         z = self._embedded(examples)
         if z.shape[1] != len(self.origin_):
             raise ValueError(f"embeddings must have D = {len(self.origin_)}, got shape {z.shape}")
-        return unit((z - self.origin_) @ self.map_)
+        return z
 
     def _embedded(self, examples: Any) -> np.ndarray:
         z = np.asarray(self.embed(examples) if self.embed else examples, float)
@@ -259,7 +300,7 @@ class NovelClassifier:
             )
 
     def _refuse_unfitted(self) -> None:
-        if not hasattr(self, "directions_"):
+        if not hasattr(self, "anchors_"):
             raise NotFittedError(
                 "NovelClassifier has not been fitted; call fit(examples, labels) first"
             )
@@ -269,7 +310,7 @@ class NovelClassifier:
 
 
 _SETTINGS = ("space", "scale", "shrinkage", "handicap")
-_LEARNED = ("classes_", "directions_", "known_", "origin_", "map_")
+_LEARNED = ("classes_", "known_", "origin_", "within_", "map_", "anchors_", "spreads_")
 
 
 def _class_means(z: np.ndarray, place: np.ndarray) -> np.ndarray:
