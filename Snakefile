@@ -1,6 +1,6 @@
 # notebook × profile × seeds. Each rule calls one command of the package, which writes its outputs
-# whole or not at all. What a job depends on is compared by content (params), not by date, so that
-# a checkout repeats nothing.
+# whole or not at all. What a job depends on is compared by content, not by date, so that a checkout
+# repeats nothing: a digest of it lies in a file that is written when the digest changes.
 import os
 import sys
 
@@ -63,6 +63,7 @@ rule train:
 
 rule notebook:
     input:
+        lambda w: jobs.noted_digest(JOBS[w.notebook], BUILD),
         lambda w: [f"{BUILD}/trained/{m.name}.json" for m in jobs.trainings(JOBS[w.notebook])],
     output:
         f"{BUILD}/{{notebook}}.ipynb",
@@ -70,7 +71,6 @@ rule notebook:
     log:
         f"{BUILD}/logs/{{notebook}}.log",
     params:
-        digest=lambda w: jobs.job_digest(JOBS[w.notebook]),
         seeds=f"--seeds {OVERRIDES['seeds']}" if OVERRIDES else "",
     threads: 1
     resources:

@@ -117,6 +117,19 @@ def test_only_changed_content_is_repeated(project):
     assert json.loads((project / "build/quick/02_second.json").read_text())["seeds"] == [0, 1]
 
 
+def test_changed_content_is_seen_without_the_records_of_the_engine(project):
+    assert run_engine().returncode == 0
+    shutil.rmtree(project / ".snakemake")
+    assert run_engine().returncode == 0
+    assert runs_of_both(project) == (1, 1)
+    shutil.rmtree(project / ".snakemake")
+    edit_cell(
+        project / "notebooks" / "02_second.ipynb", 4, NUMBER.format(name="02_second") + " * 2"
+    )
+    assert run_engine().returncode == 0
+    assert runs_of_both(project) == (1, 2)
+
+
 def wait_for(condition, what, engine=None, seconds=90):
     end = time.monotonic() + seconds
     while not condition():

@@ -224,6 +224,21 @@ def job_digest(job: Job) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def noted_digest(job: Job, build: str | Path) -> str:
+    """Return the path of the file in `build` that holds a job's digest; write it where it changed.
+
+    Its date says since when results are out of date, so that an engine which has lost its own records
+    still sees it.
+    """
+    path, digest = Path(build) / "digests" / job.notebook, job_digest(job)
+    if not path.exists() or path.read_text() != digest:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text(digest)
+        os.replace(partial, path)
+    return str(path)
+
+
 @dataclass(frozen=True)
 class Training:
     """One model that notebooks use: a preset with parameters and a seed."""
