@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.special import softmax
@@ -101,6 +103,9 @@ class NovelClassifier:
             embeddings then takes images in their place.
     """
 
+    _fitted_space: str
+    _views: dict[bool, tuple[np.ndarray, np.ndarray]]  # of the adapted space, until classes change
+
     def __init__(
         self,
         space: str = "whitened",
@@ -120,20 +125,29 @@ class NovelClassifier:
         Raises `ValueError` for a setting or an array that cannot be, and for directions in the adapted
         space, where they follow from means.
         """
+        learned = copy(self)  # so that a refusal leaves what was learned before
+        learned._learn(
+            self._embedded(examples), np.asarray(np.asarray(labels).tolist()), directions
+        )
+        self.__dict__.update(learned.__dict__)
+        return self
+
+    def _learn(self, z: np.ndarray, labels: np.ndarray, directions: np.ndarray | None) -> None:
         self._refuse_settings()
-        z, labels = self._embedded(examples), np.asarray(labels)
-        if labels.shape != (len(z),):
-            raise ValueError(f"{len(z)} examples need as many labels, got shape {labels.shape}")
+        if labels.shape != (len(z),) or labels.dtype.kind not in "iU":
+            raise ValueError(
+                f"{len(z)} examples need as many labels, all names or all whole numbers, got shape "
+                f"{labels.shape}, {labels.dtype}"
+            )
         self.classes_, place = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"at least two known classes are needed, got {self.classes_.tolist()}")
-        self.known_ = len(self.classes_)
+        self.known_, self._fitted_space, self._views = len(self.classes_), self.space, {}
         means = _class_means(z, place)
         self.origin_ = np.zeros(z.shape[1]) if self.space == "raw" else means.mean(0)
         self.within_ = self._within(z - means[place])
         self.map_, self.spreads_ = self._matrix(self.within_), np.empty((0, *self.within_.shape))
         self.anchors_ = self._known_anchors(z, place, directions)
-        return self
 
     def add(self, name: str | int, examples: Any) -> Self:
         """Add a class with the mean direction of its examples, one or more.
@@ -142,11 +156,15 @@ class NovelClassifier:
         for examples whose mean has no direction.
         """
         self._refuse_unfitted()
+        if (
+            np.ndim(name)
+            or np.asarray(np.asarray(name).tolist()).dtype.kind != self.classes_.dtype.kind
+        ):
+            raise ValueError(f"{name!r} is no name like those there are, {self._some_names()}")
         if name in self.classes_.tolist():
             raise ValueError(f"there is a class {name!r} already; remove it first")
-        if np.asarray(name).dtype.kind != self.classes_.dtype.kind:
-            raise ValueError(f"{name!r} is no name like those there are, {self._some_names()}")
         z = self._like_known(examples)
+        self._views = {}
         self.anchors_ = np.concatenate([self.anchors_, self._anchor(z, name)[None]])
         if self.space == "adapted":
             self.spreads_ = np.concatenate([self.spreads_, self._spread(z)[None]])
@@ -160,7 +178,7 @@ class NovelClassifier:
         """
         if name not in self.new_classes_.tolist():
             raise ValueError(f"{name!r} was not added; added were {self.new_classes_.tolist()}")
-        kept = self.classes_ != name
+        kept, self._views = self.classes_ != name, {}
         self.classes_, self.anchors_ = self.classes_[kept], self.anchors_[kept]
         self.spreads_ = self.spreads_[kept[self.known_ :][: len(self.spreads_)]]
         return self
@@ -200,19 +218,25 @@ class NovelClassifier:
         self._refuse_unfitted()
         path = Path(path)
         partial = path.with_name(path.name + ".partial.npz")
-        settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings = {"space": self.space} | {n: float(getattr(self, n)) for n in _SETTINGS[1:]}
         learned = {name: getattr(self, name) for name in _LEARNED}
         np.savez_compressed(partial, settings=json.dumps(settings), **learned)
         os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | Path, embed: Callable[[Any], np.ndarray] | None = None) -> Self:
-        """Read a file of `save`; its live network, if there is one, is to be given again."""
-        with np.load(path, allow_pickle=False) as arrays:
-            found = cls(**json.loads(str(arrays["settings"])), embed=embed)
-            for name in _LEARNED:
-                setattr(found, name, arrays[name])
-        found.known_ = int(found.known_)
+        """Read a file of `save`; its live network, if there is one, is to be given again.
+
+        Raises `ValueError` for a file that `save` did not write.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = cls(**json.loads(str(arrays["settings"])), embed=embed)
+                for name in _LEARNED:
+                    setattr(found, name, arrays[name])
+        except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path} was not written by NovelClassifier.save: {error}") from None
+        found.known_, found._fitted_space, found._views = int(found.known_), found.space, {}
         return found
 
     def _view(self, disjoint: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -221,9 +245,11 @@ class NovelClassifier:
         competing = self.anchors_[self.known_ if disjoint else 0 :]
         if self.space != "adapted":
             return self.map_, competing
-        known = 0 if disjoint else self.known_
-        matrix = self._matrix((known * self.within_ + self.spreads_.sum(0)) / len(competing))
-        return matrix, unit(competing @ matrix)
+        if disjoint not in self._views:
+            known = 0 if disjoint else self.known_
+            matrix = self._matrix((known * self.within_ + self.spreads_.sum(0)) / len(competing))
+            self._views[disjoint] = matrix, unit(competing @ matrix)
+        return self._views[disjoint]
 
     def _matrix(self, covariance: np.ndarray) -> np.ndarray:
         """The inverse root of a covariance; what rows are multiplied by, D×D."""
@@ -243,6 +269,7 @@ class NovelClassifier:
         """What the direction of a class is made of: its mean, or that of its unit rows, of length 1."""
         centred = z - self.origin_
         if self.space == "adapted":
+            _mean_direction(centred, name)  # refuses one of no direction
             return centred.mean(0)
         return _mean_direction(unit(centred @ self.map_), name)
 
@@ -260,6 +287,8 @@ class NovelClassifier:
             )
         if self.space != "raw":
             given = given - given.mean(0)
+        if not given.any(1).all():
+            raise ValueError("a direction of zero points nowhere; each class needs one")
         # A logit is wz: where z is multiplied by a matrix, w is divided by it.
         return unit(np.linalg.solve(self.map_, given.T).T)
 
@@ -294,15 +323,21 @@ class NovelClassifier:
     def _refuse_settings(self) -> None:
         if self.space not in SPACES:
             raise ValueError(f"the spaces are {', '.join(SPACES)}, got {self.space!r}")
-        if not 0 <= self.shrinkage <= 1 or not self.scale > 0:
+        finite = np.isfinite([self.scale, self.handicap]).all()
+        if not 0 <= self.shrinkage <= 1 or not self.scale > 0 or not finite:
             raise ValueError(
-                f"shrinkage lies in [0, 1] and the scale above 0, got {self.shrinkage}, {self.scale}"
+                "shrinkage lies in [0, 1], the scale above 0, and both scale and handicap are finite; got "
+                f"{self.shrinkage}, {self.scale} and {self.handicap}"
             )
 
     def _refuse_unfitted(self) -> None:
         if not hasattr(self, "anchors_"):
             raise NotFittedError(
                 "NovelClassifier has not been fitted; call fit(examples, labels) first"
+            )
+        if self.space != self._fitted_space:
+            raise ValueError(
+                f"it was fitted in the space {self._fitted_space!r}, not {self.space!r}; call fit again"
             )
 
     def _some_names(self) -> str:

@@ -240,17 +240,55 @@ def test_nothing_given_is_changed_in_place():
         (lambda c: c.remove("bee"), r"'bee' was not added; added were \[\]"),
         (lambda c: c.add("dog", NEW).remove("elk"), r"'elk' was not added; added were \['dog'\]"),
         (lambda c: c.predict(ASKED, disjoint=True), "no class was added"),
-        (lambda c: c.fit(KNOWN, known_place[:7]), r"120 examples need as many labels, got shape \(7,\)"),
+        (lambda c: c.fit(KNOWN, known_place[:7]), r"120 examples need as many labels, .* got shape \(7,\)"),
         (lambda c: c.fit(KNOWN, 0 * known_place), r"at least two known classes are needed, got \[0\]"),
         (lambda c: c.fit(KNOWN, known_place, np.ones((2, 6))), r"finite, 3×6, got shape \(2, 6\)"),
         (lambda c: NovelClassifier("round").fit(KNOWN, known_place), "the spaces are raw.*got 'round'"),
-        (lambda c: NovelClassifier(scale=0).fit(KNOWN, known_place), "the scale above 0, got 0.03, 0"),
+        (lambda c: NovelClassifier(scale=0).fit(KNOWN, known_place), "the scale above 0.* got 0.03, 0 and 0.0"),
+        (lambda c: NovelClassifier(handicap=np.nan).fit(KNOWN, known_place), "finite; got .* nan"),
+        (lambda c: NovelClassifier(scale=np.inf).fit(KNOWN, known_place), "finite; got 0.03, inf"),
+        (lambda c: c.add(["dog", "elk"], NEW), r"\['dog', 'elk'\] is no name"),
+        (lambda c: c.fit(KNOWN, known_place / 2), "all names or all whole numbers"),
+        (lambda c: c.fit(KNOWN, known_place, np.zeros((3, 6))), "a direction of zero"),
+        (lambda c: setattr(c, "space", "raw") or c.predict(ASKED), "fitted in the space 'whitened'"),
+        (lambda c: fitted("adapted").add("dog", np.stack([c.origin_] * 2)), "'dog' have a mean of zero"),
         (lambda c: NovelClassifier(shrinkage=0).fit(np.eye(3), range(3)), "do not vary within"),
     ],
 )  # fmt: skip
 def test_what_is_refused(call, told):
     with pytest.raises(ValueError, match=told):
         call(fitted())
+
+
+def test_a_refused_fit_leaves_what_was_learned_before():
+    classifier = fitted("adapted").add("dog", NEW)
+    before = classifier.decision_function(ASKED)
+    with pytest.raises(ValueError, match="follow from means"):
+        classifier.fit(NEW, new_place, directions=np.eye(2, 6))
+    np.testing.assert_array_equal(classifier.decision_function(ASKED), before)
+
+
+@pytest.mark.parametrize("kind", [object, "uint8", "int16"])
+def test_labels_of_any_whole_kind_take_a_number_as_a_name(kind, tmp_path):
+    classifier = NovelClassifier().fit(KNOWN, known_place.astype(kind)).add(np.int64(7), NEW)
+    classifier.save(tmp_path / "a.npz")
+    assert NovelClassifier.load(tmp_path / "a.npz").classes_.tolist() == [0, 1, 2, 7]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", "scores"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "other.npz"
+    if content == "scores":
+        np.savez(path, scores=np.arange(3))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"was not written by NovelClassifier\.save"):
+        NovelClassifier.load(path)
+
+
+def test_settings_of_numpy_are_saved(tmp_path):
+    fitted(scale=np.float32(2), shrinkage=np.float32(0.5)).save(tmp_path / "a.npz")
+    assert NovelClassifier.load(tmp_path / "a.npz").scale == 2
 
 
 def test_an_opposed_pair_has_no_mean_direction():
