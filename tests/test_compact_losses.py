@@ -149,6 +149,18 @@ def test_with_one_sigma_and_neither_term_it_is_dce():
     torch.testing.assert_close(found["loss"], wanted["loss"])
 
 
+def test_with_one_sigma_its_logits_are_those_of_a_linear_layer_and_the_loss_is_cross_entropy():
+    """w = 2m/T and b = −‖m‖²/T; what is missing, −‖z‖²/T, is the same for all classes."""
+    z, labels, gaussian, _ = heads(temperature=0.5)
+    linear = models.LinearHead(3, 4)
+    linear.weight.data = 2 * gaussian.means.detach() / 0.5
+    linear.bias.data = -gaussian.means.detach().square().sum(1) / 0.5
+    nothing = {"distance_weight": 0.0, "separation_weight": 0.0, "temperature": 0.5}
+    found = step(plain("compact_information", **nothing), gaussian, z, labels)
+    wanted = step(plain("compact"), linear, z, labels)
+    torch.testing.assert_close(found["loss"], wanted["loss"])
+
+
 def test_with_one_sigma_and_a_pull_it_is_gcpl():
     r"""$\beta D_y=\frac\beta T\|z-m_y\|^2$ is $\frac\lambda2\|z-m_y\|^2$ where β = λT/2."""
     z, labels, gaussian, prototypes = heads(temperature=1.0)
