@@ -180,6 +180,24 @@ def test_bad_makers_are_refused(name, s, change, message):
         distillation.make(name, s, **change).fit(teacher())
 
 
+def test_outputs_that_do_not_fit_are_refused():
+    said = teacher()
+    fitted = distillation.LELP(2).fit(said)
+    with pytest.raises(ValueError, match=r"must be N×12, as in fit, got shape \(240, 5\)"):
+        fitted.transform(teacher(dimensions=5))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        fitted.transform(moved(said, np.float32(np.nan)))
+    for label in (-1, 2):
+        labels = np.where(np.arange(240) == 7, label, said.labels)
+        other = Outputs(said.logits, said.embeddings, labels, said.head_weight, said.head_bias)
+        with pytest.raises(ValueError, match=r"labels must be 0…1, got"):
+            distillation.LELP(2).fit(other)
+    with pytest.raises(ValueError, match="needs the teacher's output weights"):
+        distillation.LELP(2).fit(Outputs(said.logits, said.embeddings, said.labels, None, None))
+    with pytest.raises(ValueError, match="needs more dimensions than classes"):
+        distillation.LELP(2).fit(teacher(classes=4, dimensions=4))
+
+
 def test_bad_data_are_refused():
     said = teacher()
     with pytest.raises(ValueError, match="LELP is not fitted"):

@@ -30,26 +30,32 @@ class Subclasses:
         """Learn the subclasses of each class from the teacher's outputs; labels say the class.
 
         Raises `ValueError` for S < 1, a temperature that is not positive, embeddings that are not finite,
-        or a class with fewer images than subclasses.
+        labels that are no columns of the logits, or a class with fewer images than subclasses.
         """
         if self.subclasses < 1 or not self.temperature > 0:
             raise ValueError(
                 "subclasses must be 1 or more and their temperature positive, "
                 f"got {self.subclasses} and {self.temperature}"
             )
-        if not np.isfinite(outputs.embeddings).all():
-            raise ValueError(f"embeddings {outputs.embeddings.shape} hold NaN or infinite values")
-        self.classes_ = outputs.logits.shape[1]
-        counts = np.bincount(outputs.labels, minlength=self.classes_)
+        _refuse_embeddings(outputs, outputs.embeddings.shape[1])
+        classes, labels = outputs.logits.shape[1], outputs.labels
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"labels must be 0…{classes - 1}, got {labels.min()} to {labels.max()}")
+        counts = np.bincount(labels, minlength=classes)
         if counts.min() < self.subclasses:
             raise ValueError(f"{self.subclasses} subclasses need as many images, got {counts}")
+        self.classes_, self.dimensions_ = classes, outputs.embeddings.shape[1]
         self._learn(outputs, fine)
         return self
 
     def transform(self, outputs: Outputs, fine: np.ndarray | None = None) -> np.ndarray:
-        r"""Return $p(s\mid c,x)$, N×C×S; each row of it sums to 1. Raises `ValueError` before `fit`."""
+        r"""Return $p(s\mid c,x)$, N×C×S; each row of it sums to 1.
+
+        Raises `ValueError` before `fit`, and for embeddings that are not finite or of other dimensions.
+        """
         if not hasattr(self, "classes_"):
             raise ValueError(f"{type(self).__name__} is not fitted; call fit(outputs) first")
+        _refuse_embeddings(outputs, self.dimensions_)
         return self._share(outputs, fine)
 
     def _learn(self, outputs: Outputs, fine: np.ndarray | None) -> None:
@@ -61,6 +67,14 @@ class Subclasses:
     def _one_hot(self, place: np.ndarray) -> np.ndarray:
         """N×C places 0…S−1 to N×C×S."""
         return np.eye(self.subclasses, dtype=np.float32)[place]
+
+
+def _refuse_embeddings(outputs: Outputs, dimensions: int) -> None:
+    z = outputs.embeddings
+    if z.shape[1] != dimensions:
+        raise ValueError(f"embeddings must be N×{dimensions}, as in fit, got shape {z.shape}")
+    if not np.isfinite(z).all():
+        raise ValueError(f"embeddings {z.shape} hold NaN or infinite values")
 
 
 class NoSubclasses(Subclasses):
@@ -91,7 +105,14 @@ class LELP(Subclasses):
 
     def _learn(self, outputs: Outputs, fine: np.ndarray | None) -> None:
         rng = np.random.default_rng(self.seed)
+        if outputs.head_weight is None:
+            raise ValueError("LELP needs the teacher's output weights, and these outputs have none")
         free = null_space(outputs.head_weight.astype(np.float64))  # D×(D−C), orthonormal
+        if not free.shape[1]:
+            raise ValueError(
+                f"the output weights, {outputs.head_weight.shape}, leave no direction of the embedding "
+                "free; LELP needs more dimensions than classes"
+            )
         own = [outputs.embeddings[outputs.labels == c] for c in range(self.classes_)]
         fitted = [self._directions(z.astype(np.float64), free, rng) for z in own]
         self.centres_, self.directions_ = (np.stack(parts) for parts in zip(*fitted, strict=True))
