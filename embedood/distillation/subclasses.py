@@ -40,7 +40,9 @@ class Subclasses:
         _refuse_embeddings(outputs, outputs.embeddings.shape[1])
         classes, labels = outputs.logits.shape[1], outputs.labels
         if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"labels must be 0…{classes - 1}, got {labels.min()} to {labels.max()}")
+            raise ValueError(
+                f"labels must be 0…{classes - 1}, got {labels.min()} to {labels.max()}"
+            )
         counts = np.bincount(labels, minlength=classes)
         if counts.min() < self.subclasses:
             raise ValueError(f"{self.subclasses} subclasses need as many images, got {counts}")
