@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from embedood.results import summarise
+
 Curve = list[dict[str, float]]
 
 
@@ -84,13 +86,14 @@ def cost_to_reach(curve: Curve, accuracy: float, cost: str = "images") -> float:
 
 
 class Speedup(NamedTuple):
-    """Mean speed-up with its 95 % interval, of n seeds; `missed`: the share that was never reached."""
+    """Mean speed-up with its 95 % interval, of n seeds, and how often an accuracy was not reached."""
 
     value: float
     low: float
     high: float
     n: int
-    missed: float
+    missed: float  # share of the curves' costs that are those of a whole training
+    reference_missed: float  # the same of the reference
 
 
 def speedup(
@@ -98,16 +101,18 @@ def speedup(
     curves: Sequence[Curve],
     accuracies: Sequence[float],
     cost: str = "images",
-    resamples: int = 10_000,
+    bootstrap: int = 0,
     seed: int = 0,
 ) -> Speedup:
     r"""Return how many times cheaper the curves reach the accuracies than the reference curves.
 
-    $\exp\frac1{nA}\sum_{s,a}\log\frac{c^{ref}_{sa}}{c_{sa}}$, c the cost to reach accuracy a with seed s;
-    the interval is that of a bootstrap over the n seeds, which the two share. An accuracy that a curve
-    never reaches costs what its whole training did. That bounds the true cost from below, so where
-    `missed`, over the curves, is not 0 the value is an upper bound, and a lower one where the
-    reference misses.
+    $\exp\frac1{nA}\sum_{s,a}\log\frac{c^{ref}_{sa}}{c_{sa}}$, c the cost to reach accuracy a with seed s.
+    The interval is Student's t over the n logarithms of the seeds, which the two sides share; with
+    `bootstrap` resamples, the percentiles of a bootstrap over seeds, which is too narrow where seeds
+    are few: of normal logarithms it holds the truth in 84 % of cases at n = 5, in 90 % at n = 10. An
+    accuracy that a curve never reaches costs what its whole training did. That bounds the true cost
+    from below, so where `missed` is not 0 the value is too high, and too low where
+    `reference_missed` is not.
 
     Raises `ValueError` unless the two have equally many curves, two or more, with at least one accuracy.
     """
@@ -124,7 +129,11 @@ def speedup(
         return np.minimum(costs(side), np.array([[c[-1][cost]] for c in side]))
 
     logs = np.log(censored(reference) / censored(curves)).mean(1)
-    rows = np.random.default_rng(seed).integers(len(logs), size=(resamples, len(logs)))
-    low, high = np.quantile(np.exp(logs[rows].mean(1)), [0.025, 0.975])
-    missed = float(np.isinf(costs(curves)).mean())
-    return Speedup(float(np.exp(logs.mean())), float(low), float(high), len(logs), missed)
+    if bootstrap:
+        rows = np.random.default_rng(seed).integers(len(logs), size=(bootstrap, len(logs)))
+        bounds = np.quantile(logs[rows].mean(1), [0.025, 0.975])
+    else:
+        bounds = np.array(summarise(logs)[1])
+    low, high = (float(bound) for bound in np.exp(bounds))
+    missed, reference_missed = (float(np.isinf(costs(s)).mean()) for s in (curves, reference))
+    return Speedup(float(np.exp(logs.mean())), low, high, len(logs), missed, reference_missed)

@@ -66,29 +66,41 @@ def test_a_curve_that_learns_twice_as_fast_has_a_speedup_of_two():
     slow = [curve(0.1, 0.2, 0.3, 0.4), curve(0.2, 0.3, 0.4, 0.4)]
     fast = [curve(*[row["accuracy"] for row in c], images=50, seconds=2) for c in slow]
     found = speedup(slow, fast, [0.2, 0.35])
-    assert found == pytest.approx((2, 2, 2, 2, 0))
+    assert found == pytest.approx((2, 2, 2, 2, 0, 0))
     assert speedup(slow, fast, [0.2, 0.35], "seconds").value == pytest.approx(0.5)
 
 
-def test_the_interval_covers_the_true_ratio_and_shrinks_with_seeds():
+def intervals(n, repeats, **how):
+    """Intervals of n seeds each, of costs whose true ratio is 2."""
     rng = np.random.default_rng(0)
-
-    def found(n):
+    for _ in range(repeats):
         costs = rng.lognormal(0, 0.2, (2, n)) * [[100], [50]]
         sides = [[curve(0.1, 0.5, 0.9, images=c) for c in side] for side in costs]
-        return speedup(*sides, [0.5], resamples=400)
+        yield speedup(*sides, [0.5], **how)
 
-    many = [found(20) for _ in range(100)]
-    assert 85 <= sum(one.low < 2 < one.high for one in many) <= 99
-    few = found(5)
-    assert few.high - few.low > 1.3 * np.mean([one.high - one.low for one in many])
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_the_interval_covers_the_true_ratio(n):
+    held = sum(one.low < 2 < one.high for one in intervals(n, 400))
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_a_bootstrap_of_few_seeds_covers_less_than_it_says():
+    held = sum(one.low < 2 < one.high for one in intervals(5, 400, bootstrap=400))
+    assert 0.78 <= held / 400 <= 0.90
+
+
+def test_the_interval_shrinks_with_seeds():
+    few, many = (np.mean([one.high / one.low for one in intervals(n, 50)]) for n in (5, 20))
+    assert np.log(few) > 2 * np.log(many)
 
 
 def test_what_is_never_reached_counts_as_the_whole_training_and_is_told():
     reference, never = [curve(0.4, 0.8)] * 2, [curve(0.3, 0.4)] * 2
     found = speedup(reference, never, [0.4, 0.8])
     assert found.value == pytest.approx(math.sqrt(100 / 200 * 200 / 200))
-    assert found.missed == 0.5
+    assert (found.missed, found.reference_missed) == (0.5, 0)
+    assert speedup(never, reference, [0.4, 0.8]).reference_missed == 0.5
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 3), (1, 1)])
