@@ -111,7 +111,7 @@ class Sampling:
 
     sampler: str = "uniform"  # of samplers.CLASS_SAMPLERS where there are ways, else IMAGE_SAMPLERS
     per_class: int = 0  # images of each class drawn; 0 = batch_size // ways
-    divergence: str = "bhattacharyya"  # a name of samplers.DIVERGENCES, or "random", the control
+    divergence: str = "bhattacharyya"  # of samplers.DIVERGENCES, or a control: "random", "shuffled"
     overlap: str = "inverse"  # by the divergence D: 1/D, "exponential" e^-D, "relative" e^-D/median
     covariance: str = "diagonal"  # of the classes: a name of gaussians.ClassGaussians
     sampling_temperature: float = 1.0  # of the weights: ∞ = uniform, towards 0 the largest wins

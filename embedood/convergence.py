@@ -109,7 +109,7 @@ def speedup(
     $\exp\frac1{nA}\sum_{s,a}\log\frac{c^{ref}_{sa}}{c_{sa}}$, c the cost to reach accuracy a with seed s.
     The interval is Student's t over the n logarithms of the seeds, which the two sides share; with
     `bootstrap` resamples, the percentiles of a bootstrap over seeds, which is too narrow where seeds
-    are few: of normal logarithms it holds the truth in 84 % of cases at n = 5, in 90 % at n = 10. An
+    are few: of normal logarithms it holds the truth in 84 % of cases at n = 5, in 91 % at n = 10. An
     accuracy that a curve never reaches costs what its whole training did. That bounds the true cost
     from below, so where `missed` is not 0 the value is too high, and too low where
     `reference_missed` is not.

@@ -229,6 +229,27 @@ def test_overlaps_of_other_classes_are_refused():
         samplers.ClassOverlapSampler(LABELS, runtime.generator(0), 2, 2, Overlaps(torch.ones(3, 3)))
 
 
+def test_shuffled_overlaps_are_those_of_other_classes_and_saved():
+    own, moved = (
+        samplers.GaussianOverlaps(5, refresh_every=1),
+        samplers.ShuffledOverlaps(5, runtime.generator(3), refresh_every=1),
+    )
+    labels = torch.arange(5).repeat(8)
+    z = torch.randn(40, 3, generator=runtime.generator(0)) + labels[:, None] ** 2
+    for overlaps in (own, moved):
+        overlaps.observe(samplers.Step({}, z, None), labels, runtime.generator(1))
+    taken = moved.taken_from
+    assert sorted(taken.tolist()) == list(range(5))
+    assert (taken != torch.arange(5)).all()
+    for i, j in itertools.permutations(range(5), 2):
+        assert moved.log_pairs[i, j] == own.log_pairs[taken[i], taken[j]]
+    again = samplers.ShuffledOverlaps(5, runtime.generator(4), refresh_every=1)
+    again.load_state_dict(moved.state_dict())
+    assert again.log_pairs.equal(moved.log_pairs)
+    again.refresh(runtime.generator(1))
+    assert again.log_pairs.equal(moved.log_pairs)
+
+
 def test_random_overlaps_are_fixed_and_symmetric_and_saved():
     first, same, other = (samplers.random_overlaps(4, runtime.generator(s)) for s in (0, 0, 1))
     assert torch.equal(first.log_pairs, first.log_pairs.mT)

@@ -23,6 +23,7 @@ from embedood.samplers.overlaps import (
     ConfusionPotential,
     GaussianOverlaps,
     Overlaps,
+    ShuffledOverlaps,
     random_overlaps,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "Overlaps",
     "RelationshipOverlapSampler",
     "Sampler",
+    "ShuffledOverlaps",
     "Step",
     "TournamentSampler",
     "UniformClassSampler",

@@ -14,6 +14,7 @@ from embedood.samplers.overlaps import (
     ConfusionPotential,
     GaussianOverlaps,
     Overlaps,
+    ShuffledOverlaps,
     random_overlaps,
 )
 
@@ -101,12 +102,12 @@ def _overlaps(sampling: Sampling, num_classes: int, generator: torch.Generator) 
         )
     if sampling.divergence == "random":
         return random_overlaps(num_classes, generator, sampling.overlap)
-    return GaussianOverlaps(
-        num_classes,
-        sampling.divergence,
-        sampling.overlap,
-        sampling.refresh_every,
-        sampling.statistics_decay,
-        sampling.covariance,
-        device,
-    )
+    settings: dict[str, Any] = {
+        "overlap": sampling.overlap,
+        "refresh_every": sampling.refresh_every,
+        "decay": sampling.statistics_decay,
+        "covariance": sampling.covariance,
+    }
+    if sampling.divergence == "shuffled":
+        return ShuffledOverlaps(num_classes, generator, **settings)
+    return GaussianOverlaps(num_classes, sampling.divergence, device=device, **settings)

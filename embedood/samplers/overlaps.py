@@ -180,6 +180,33 @@ class GaussianOverlaps(Overlaps):
             self.statistics.to(self.divergences.device).load_state_dict(learned)
 
 
+class ShuffledOverlaps(GaussianOverlaps):
+    r"""Overlaps of other classes, a control: $o_{ij}\leftarrow o_{s(i)s(j)}$, s a random circle.
+
+    Drawn once; no class keeps its own place. Draws are as concentrated as those by the embedding's own
+    matrix, and fall on pairs that it does not speak of. `settings` are those of `GaussianOverlaps`.
+    """
+
+    def __init__(self, num_classes: int, generator: torch.Generator, **settings: Any):
+        super().__init__(num_classes, device=generator.device, **settings)
+        circle = torch.randperm(num_classes, generator=generator, device=generator.device)
+        self.taken_from = torch.empty_like(circle).scatter_(0, circle, circle.roll(1))
+
+    def refresh(self, generator: torch.Generator) -> None:
+        """Compute the matrix and move its rows and columns."""
+        super().refresh(generator)
+        self.use(self.divergences[self.taken_from][:, self.taken_from])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return also the classes whose overlaps each class has."""
+        return super().state_dict() | {"taken_from": self.taken_from}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        super().load_state_dict(state)
+        self.taken_from = state["taken_from"].to(self.taken_from.device)
+
+
 class ConfusionPotential(Overlaps):
     r"""Class-pair potential: $C_{ij}\leftarrow C_{ij}^\tau e^{\alpha\bar u_{ij}}$, all 1 at first.
 
