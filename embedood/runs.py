@@ -183,7 +183,7 @@ def _train(
     images = torch.from_numpy(split.train.images).to(device)
     labels = torch.from_numpy(split.train.labels).to(device)
     generator = runtime.generator(experiment.seed, "training", device=device)
-    watch = _watch(experiment, split, training.TrainingSet(images, labels))
+    watch = watch_of(experiment, split, training.TrainingSet(images, labels))
     taught = experiment.distillation.teacher is not None
     lesson = _lesson(experiment, split, device, quiet) if taught else None
     # A student's images have a target each: what stands for their labels are rows of the lesson.
@@ -238,7 +238,7 @@ def teacher_outputs(run: Run, part: splits.Part) -> outputs.Outputs:
 MEANS_OF = 20  # training images of each class whose mean stands for it while a training is watched
 
 
-def _watch(experiment: Experiment, split: Split, data: training.TrainingSet) -> Watch | None:
+def watch_of(experiment: Experiment, split: Split, data: training.TrainingSet) -> Watch | None:
     """Return what measures the accuracy on all validation images, among all classes, or None.
 
     A head that is not trained along is set from the means of the first training images of each class.
