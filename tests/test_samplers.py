@@ -230,6 +230,13 @@ def test_weights_may_be_infinite_zero_or_beyond_the_range_of_the_exponential(log
     torch.testing.assert_close(found, torch.tensor(expected).double())
 
 
+def test_an_infinite_temperature_makes_all_weights_even_those_of_zero_and_infinity_too():
+    log_w = torch.tensor([-INF, 0.0, INF, 700.0, 3.0])
+    allowed = torch.tensor([True, True, True, True, False])
+    found = draws.log_probabilities(log_w, allowed, temperature=INF).exp()
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.25, 0.25, 0.25, 0]).double())
+
+
 def test_weights_of_zero_are_drawn_evenly_once_no_others_are_left():
     allowed = torch.ones(5, dtype=torch.bool)
     log_q = draws.log_probabilities(torch.tensor([0.0, -INF, -INF, -INF, -INF]), allowed)

@@ -172,6 +172,52 @@ def test_a_new_matrix_is_drawn_from_at_once():
 # Matrices that say little
 
 
+WEIGHTED = [
+    samplers.ClassOverlapSampler,
+    samplers.LeastOverlapSampler,
+    samplers.RelationshipOverlapSampler,
+]
+
+
+def mixed():
+    """Class 1 coincides with class 0, and is infinitely far from class 3."""
+    matrix = D.clone()
+    matrix[0, 1] = matrix[1, 0] = 0.0
+    matrix[1, 3] = matrix[3, 1] = INF
+    return matrix
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+@pytest.mark.parametrize("matrix", [D, torch.zeros(4, 4), torch.full((4, 4), INF), mixed()])
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_an_infinite_temperature_is_uniform_whatever_the_overlaps(kind, matrix, floor):
+    for overlap in ("inverse", "exponential", "relative"):
+        sampler = made(kind, matrix, overlap=overlap, temperature=INF, floor=floor, ways=4)
+        close(probabilities(sampler), [0.25] * 4)
+        assert all(len(set(sampler.draw(4).tolist())) == 4 for _ in range(50))
+        counts = frequencies(sampler, 3, 1200)
+        assert sum(counts) == 1200  # every choice was one of different classes
+        assert chisquare(counts).pvalue > 0.001
+
+
+def test_an_infinite_temperature_leaves_a_tournament_its_order():
+    sampler = made(samplers.TournamentSampler, mixed(), temperature=INF, candidates=4)
+    expected = sampler.overlaps.log_classes.argsort(descending=True, stable=True)
+    assert sampler.draw(4).tolist()[:2] == expected.tolist()[:2]
+    assert sorted(sampler.draw(4).tolist()) == [0, 1, 2, 3]
+
+
+def test_an_infinite_temperature_is_uniform_over_losses_of_zero():
+    sampler = samplers.ClassLossSampler(LABELS, runtime.generator(0), 3, 2, temperature=INF)
+    logits = torch.tensor([[1e4, 0, 0, 0], [0, 1.0, 0, 0]])  # a loss of exactly 0, and a usual one
+    sampler.observe(torch.tensor([0, 1]), Step({}, logits, logits))
+    assert sampler.log_weights()[0] == -INF
+    close(probabilities(sampler), [0.25] * 4)
+    counts = frequencies(sampler, 3, 1200)
+    assert sum(counts) == 1200
+    assert chisquare(counts).pvalue > 0.001
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0, INF, torch.nan])
 @pytest.mark.parametrize("overlap", ["inverse", "exponential", "relative"])
 @pytest.mark.parametrize(
