@@ -1,6 +1,7 @@
 """Every sampler visits what it says, repeats by its seed, and goes on from where it was."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -71,6 +72,74 @@ def test_from_a_saved_state_the_same_batches_follow(settings):
     other.generator.set_state(drawn)
     assert same(after, epochs(other, 2))
     assert not same(after, before)
+
+
+def frozen(state):
+    """What a state holds, as text that does not follow the sampler."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return repr(torch.load(file, weights_only=True))
+
+
+def refused(sampler, state, error, said):
+    """Loading the state is an error that leaves all as it was."""
+    before = frozen(sampler.state_dict())
+    with pytest.raises(error, match=said):
+        sampler.load_state_dict(state)
+    assert frozen(sampler.state_dict()) == before
+
+
+@pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_a_state_of_other_keys_is_refused(settings):
+    sampler = made(**settings)
+    list(epochs(sampler, 1))
+    own = sampler.state_dict()
+    refused(sampler, own | {"joy": 1.0}, KeyError, "of another sampler: it holds .*'joy'.*, not ")
+    for key in own:
+        fewer = {name: value for name, value in own.items() if name != key}
+        refused(sampler, fewer, KeyError, f"it holds .*, not .*'{key}'")
+    refused(sampler, None, TypeError, "must be a dict, got NoneType")
+    for other in NAMES:
+        state = made(**other).state_dict()
+        if state.keys() != own.keys():
+            refused(sampler, state, KeyError, "of another sampler")
+
+
+@pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_a_state_of_other_shapes_is_refused(settings):
+    sampler, other = made(**settings), made(labels=torch.arange(64) % 8, **settings)
+    list(epochs(sampler, 1))
+    for name, value in other.state_dict().items():
+        if torch.is_tensor(value):
+            size, wanted = tuple(value.shape), tuple(sampler.state_dict()[name].shape)
+            said = re.escape(f"'{name}' of the state is a tensor of shape {size}")
+            state = sampler.state_dict() | {name: value}
+            refused(sampler, state, ValueError, f"{said}, .* needs .*{re.escape(str(wanted))}")
+            refused(sampler, state | {name: value[:1]}, ValueError, f"'{name}' of the state")
+        refused(sampler, sampler.state_dict() | {name: "joy"}, (ValueError, TypeError), "str")
+
+
+def test_a_single_loss_is_not_that_of_all_images():
+    sampler = made(sampler="loss_rank")
+    said = r"'losses' of the state is a tensor of shape \(1,\), but .* of shape \(60,\)"
+    refused(sampler, {"losses": torch.ones(1)}, ValueError, said)
+
+
+def learned(covariance="diagonal"):
+    sampler = made(sampler="class_overlap", ways=3, covariance=covariance)
+    list(epochs(sampler, 1))
+    return sampler
+
+
+def test_statistics_that_do_not_fit_leave_matrix_and_steps_as_they_were():
+    sampler, state = learned(), learned("tied").state_dict()
+    refused(sampler, state, ValueError, r"'running_scatter' .* \(1, 3, 3\), .* \(6, 3\)")
+    own = sampler.state_dict()
+    fewer = {name: value for name, value in own["statistics"].items() if name != "running_mean"}
+    refused(sampler, own | {"statistics": fewer}, KeyError, "not .*'running_mean'")
+    negative = own | {"divergences": -torch.ones(6, 6), "steps": 99}
+    refused(sampler, negative, ValueError, "negative ones")
 
 
 @pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +64,28 @@ def answers(step: Step, labels: torch.Tensor) -> Answers:
     return Answers(rows, labels[rows], column, log_p)
 
 
+def check_state(state: Any, own: Mapping[str, Any], unless: str = "") -> None:
+    """Refuse a state that is not made like one's own; that of the name `unless` may have any form.
+
+    Raises `TypeError` for no dict, `KeyError` for other keys and `ValueError` for other shapes.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a state must be a dict, got {type(state).__name__}")
+    if state.keys() != own.keys():
+        found, wanted = (sorted(map(str, keys)) or "nothing" for keys in (state, own))
+        raise KeyError(f"this is the state of another sampler: it holds {found}, not {wanted}")
+    for name, value in own.items():
+        found, wanted = _form(state[name]), _form(value)
+        if name != unless and found != wanted:
+            raise ValueError(f"{name!r} of the state is {found}, but this sampler needs {wanted}")
+
+
+def _form(value: Any) -> str:
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "a number" if isinstance(value, int | float) else type(value).__name__
+
+
 class Sampler(torch.utils.data.Sampler[torch.Tensor]):
     """Base of all samplers: an iterable of batches, each a tensor of row numbers; an epoch long.
 
@@ -104,4 +126,9 @@ class Sampler(torch.utils.data.Sampler[torch.Tensor]):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state between two epochs; raises `KeyError` for that of another sampler."""
+        """Go on from a state between two epochs.
+
+        Raises, leaving all as it was, `KeyError` for the state of another sampler and `ValueError` for
+        that of other classes or images.
+        """
+        check_state(state, self.state_dict())

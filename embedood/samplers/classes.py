@@ -278,4 +278,5 @@ class ClassLossSampler(WeightedClassSampler):
         return dict(self.losses.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.losses.load_state_dict(state)

@@ -84,6 +84,7 @@ class LossRankSampler(UniformImageSampler):
         return {"losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.losses.copy_(state["losses"])
 
 
@@ -153,4 +154,5 @@ class GradientNormSampler(UniformImageSampler):
         return {"tau": self.tau, "looked": self.looked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.tau, self.looked = state["tau"], state["looked"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from embedood import gaussians
 from embedood.gaussians import ClassGaussians, Estimate
 from embedood.samplers import draws
-from embedood.samplers.base import Step, answers
+from embedood.samplers.base import Step, answers, check_state
 
 DIVERGENCES: dict[str, Callable[..., torch.Tensor | Estimate]] = {
     "kl": gaussians.kl,
@@ -89,7 +89,8 @@ class Overlaps:
         return {"divergences": self.divergences}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict())
         self.use(state["divergences"].to(self.divergences.device))
 
 
@@ -171,13 +172,21 @@ class GaussianOverlaps(Overlaps):
         return super().state_dict() | {"steps": self.steps, "statistics": learned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        super().load_state_dict(state)
-        self.steps, learned = state["steps"], state["statistics"]
-        self.statistics = None
-        if learned is not None:
-            self.statistics = self._make(learned["running_mean"].shape[1])
-            self.statistics.to(self.divergences.device).load_state_dict(learned)
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict(), unless="statistics")
+        statistics = self._restored(state["statistics"])
+        self.use(state["divergences"].to(self.divergences.device))
+        self.steps, self.statistics = state["steps"], statistics
+
+    def _restored(self, learned: dict[str, Any] | None) -> ClassGaussians | None:
+        if learned is None:
+            return None
+        mean = learned.get("running_mean") if isinstance(learned, Mapping) else None
+        dimensions = mean.shape[1] if torch.is_tensor(mean) and mean.ndim == 2 else 1
+        statistics = self._make(dimensions).to(self.divergences.device)
+        check_state(learned, statistics.state_dict())
+        statistics.load_state_dict(learned)
+        return statistics
 
 
 class ConfusionPotential(Overlaps):
@@ -229,6 +238,7 @@ class ConfusionPotential(Overlaps):
         return {"log_potential": self.log_potential}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict())
         self.log_potential.copy_(state["log_potential"])
         self._renew()
