@@ -75,11 +75,10 @@ def test_from_a_saved_state_the_same_batches_follow(settings):
 
 
 def frozen(state):
-    """What a state holds, as text that does not follow the sampler."""
+    """What a state holds, as bytes that do not follow the sampler."""
     file = io.BytesIO()
     torch.save(state, file)
-    file.seek(0)
-    return repr(torch.load(file, weights_only=True))
+    return file.getvalue()
 
 
 def refused(sampler, state, error, said):
@@ -469,3 +468,74 @@ def test_a_sampler_that_reads_logits_says_so_where_there_are_none(name):
     sampler = made(sampler=name, ways=3)
     with pytest.raises(ValueError, match="reads logits"):
         sampler.observe(torch.arange(12), Step({}, torch.zeros(12, 2), None))
+
+
+READERS = [
+    {"sampler": "class_loss", "ways": 3},
+    {"sampler": "class_pair", "ways": 3},
+    {"sampler": "loss_rank"},
+    {"sampler": "gradient_norm"},
+]
+
+
+def refused_step(sampler, step, said):
+    """A step is an error that leaves what the sampler knows as it was."""
+    before = frozen(sampler.state_dict())
+    with pytest.raises(ValueError, match=said):
+        sampler.observe(torch.arange(12), step)
+    assert frozen(sampler.state_dict()) == before
+
+
+@pytest.mark.parametrize("value", [torch.nan, INF, -INF])
+@pytest.mark.parametrize("settings", READERS, ids=lambda s: s["sampler"])
+def test_logits_that_are_not_finite_are_refused_before_anything_is_learned(settings, value):
+    sampler, step = made(**settings), seen(torch.arange(12))
+    sampler.observe(torch.arange(12), step)
+    step.logits[[2, 2, 7], [0, 3, 1]] = value
+    refused_step(sampler, step, "2 of 12 rows of logits hold NaN or infinite values")
+
+
+def test_candidates_with_logits_that_are_not_finite_are_refused():
+    sampler, logits = unequal(threshold=1e-9)
+    sampler.tau, sampler.look = 1.0, lambda rows: logits[rows] * torch.nan
+    with pytest.raises(ValueError, match="30 of 30 rows of logits"):
+        next(iter(sampler))
+    assert (sampler.tau, sampler.looked) == (1.0, 0)
+
+
+@pytest.mark.parametrize("settings", READERS, ids=lambda s: s["sampler"])
+def test_logits_that_are_not_those_of_the_batch_are_refused(settings):
+    sampler, step = made(**settings), seen(torch.arange(12))
+    few = step._replace(logits=step.logits[:, :4])
+    refused_step(sampler, few, r"logits have 4 columns, and none for the labels \[4, 5\]")
+    for logits in (step.logits[:7], step.logits.repeat(2, 1), step.logits[:, 0]):
+        said = re.escape(f"M = 12 images, got {tuple(logits.shape)}")
+        refused_step(sampler, step._replace(logits=logits), said)
+
+
+@pytest.mark.parametrize("absent", [0, 3, 5])
+@pytest.mark.parametrize("settings", READERS, ids=lambda s: s["sampler"])
+def test_logits_of_some_classes_must_have_those_of_the_batch(settings, absent):
+    sampler, step = made(**settings), seen(torch.arange(12))
+    classes = torch.tensor([c for c in range(6) if c != absent])
+    step = step._replace(logits=step.logits[:, classes], classes=classes)
+    refused_step(sampler, step, rf"5 columns, and none for the labels \[{absent}\]")
+
+
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        (torch.full((12, 3), torch.nan), "NaN or infinite"),
+        (torch.full((12, 7), INF), "NaN or infinite|D = 3 are needed"),
+        (torch.zeros(12), r"embeddings must be B×D, got \(12,\)"),
+        (torch.zeros(12, 3, 1), r"embeddings must be B×D, got \(12, 3, 1\)"),
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_embeddings_that_are_none_are_refused_and_leave_the_statistics_as_they_were(z, said, steps):
+    sampler, rows = made(sampler="class_overlap", ways=3), torch.arange(12)
+    for _ in range(steps):
+        sampler.observe(rows, seen(rows))
+    refused_step(sampler, Step({}, z, None), said)
+    sampler.observe(rows, seen(rows))
+    assert sampler.overlaps.steps == steps + 1

@@ -50,18 +50,40 @@ class Answers(NamedTuple):
 def answers(step: Step, labels: torch.Tensor) -> Answers:
     """Return the answers of a step to a batch with labels B.
 
-    Raises `ValueError` for a step without logits.
+    Raises `ValueError` for a step without logits, and for logits that are not those of M images, are not
+    finite or have no column for a label.
     """
     if step.logits is None:
         raise ValueError("this sampler reads logits, and the objective of this training has none")
-    log_p = step.logits.detach().double().log_softmax(1)
-    column = torch.arange(log_p.shape[1], device=labels.device)
-    if step.classes is not None:
-        order, column = column, column.new_zeros(int(step.classes.max()) + 1)
-        column[step.classes] = order
     rows = torch.arange(len(labels), device=labels.device)
     rows = rows if step.answered is None else step.answered
-    return Answers(rows, labels[rows], column, log_p)
+    logits, asked = step.logits.detach(), labels[rows]
+    if logits.ndim != 2 or len(logits) != len(rows):
+        raise ValueError(
+            f"logits must be M×K with a row for each of M = {len(rows)} images, got "
+            f"{tuple(logits.shape)}"
+        )
+    if not logits.isfinite().all():
+        bad = int((~logits.isfinite().all(1)).sum())
+        raise ValueError(f"{bad} of {len(logits)} rows of logits hold NaN or infinite values")
+    column = _columns(logits.shape[1], step.classes, asked)
+    return Answers(rows, asked, column, logits.double().log_softmax(1))
+
+
+def _columns(count: int, classes: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+    """Return the column of each class, −1 where there is none; refuse labels without one."""
+    column = torch.arange(count, device=labels.device)
+    if classes is None:
+        without = labels >= count
+    else:
+        order, most = column, int(torch.cat([classes, labels]).max())
+        column = order.new_full((most + 1,), -1)
+        column[classes] = order
+        without = column[labels] < 0
+    if without.any():
+        absent = labels[without].unique().tolist()
+        raise ValueError(f"logits have {count} columns, and none for the labels {absent}")
+    return column
 
 
 def check_state(state: Any, own: Mapping[str, Any], unless: str = "") -> None:

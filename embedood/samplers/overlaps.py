@@ -151,9 +151,11 @@ class GaussianOverlaps(Overlaps):
 
     def observe(self, step: Step, labels: torch.Tensor, generator: torch.Generator) -> None:
         """Learn from the embeddings of a step; compute the matrix anew when its time has come."""
-        if self.statistics is None:
-            self.statistics = self._make(step.embedding.shape[1]).to(labels.device)
-        self.statistics.update(step.embedding, labels)
+        if step.embedding.ndim != 2:
+            raise ValueError(f"embeddings must be B×D, got {tuple(step.embedding.shape)}")
+        # Kept only once it has learned: what is refused must not fix the number of dimensions.
+        statistics = self.statistics or self._make(step.embedding.shape[1]).to(labels.device)
+        self.statistics = statistics.update(step.embedding, labels)
         self.steps += 1
         if self.steps % self.refresh_every == 0 and (self.statistics.counts_ > 0).sum() > 1:
             self.refresh(generator)
