@@ -439,7 +439,9 @@ def test_importance_without_a_look_is_refused():
         ({"sampler": "class_loss", "ways": 3, "sampling_temperature": 0.0}, "got 0.0 and 0.1"),
         ({"sampler": "class_loss", "ways": 3, "uniform_floor": 1.5}, "got 1.0 and 1.5"),
         ({"ways": 3, "context_share": 0.9}, "context_share 0.9 of 3 classes leaves none"),
-        ({"ways": 3, "context_share": -0.1}, "context_share -0.1"),
+        ({"ways": 3, "context_share": -0.1}, "context_share must be from 0 to below 1, got -0.1"),
+        ({"ways": 3, "context_share": float("nan")}, "context_share must be .*, got nan"),
+        ({"ways": 3, "context_share": INF}, "context_share must be .*, got inf"),
         ({"sampler": "loss_rank", "selection_pressure": 1.0}, "pressure > 1 .*got 1.0"),
         ({"sampler": "gradient_norm", "presample": 0}, "presample must be at least 1, got 0"),
     ],
@@ -456,11 +458,52 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
         (torch.zeros(4), "torch.float32"),
         (torch.zeros(2, 2, dtype=torch.long), r"got \(2, 2\)"),
         (torch.tensor([0, -1]), "from 0 on"),
+        (torch.tensor([False, True]), "whole numbers .*torch.bool"),
+        (torch.tensor([0, 1j]), "whole numbers .*torch.complex64"),
     ],
 )
 def test_labels_that_are_none_are_refused(labels, said):
     with pytest.raises(ValueError, match=said):
         samplers.UniformImageSampler(labels, runtime.generator(0), 2)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0, 1], LABELS.numpy()])
+def test_labels_must_be_a_tensor(labels):
+    with pytest.raises(TypeError, match=rf"a tensor, got {type(labels).__name__}: use torch.as_t"):
+        samplers.UniformImageSampler(labels, runtime.generator(0), 2)
+
+
+@pytest.mark.parametrize("generator", [None, 0])
+def test_a_generator_is_needed(generator):
+    with pytest.raises(TypeError, match=f"must be a torch.Generator, got {generator}"):
+        samplers.UniformImageSampler(LABELS, generator, 2)
+
+
+@pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_labels_of_fewer_bytes_make_the_same_batches(settings):
+    batches = list(epochs(made(**settings), 2))
+    for dtype in (torch.uint8, torch.int32):
+        assert same(batches, epochs(made(labels=LABELS.to(dtype), **settings), 2))
+
+
+@pytest.mark.parametrize("counts", [{"ways": 2.5}, {"per_class": 2.5}, {"batches": 1.5}])
+def test_counts_that_are_not_whole_are_refused(counts):
+    ((name, count),) = counts.items()
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got {count}"):
+        samplers.UniformClassSampler(
+            LABELS, runtime.generator(0), **({"ways": 3, "per_class": 4} | counts)
+        )
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 2.5}, {"batch_size": 8, "presample": 2.5}])
+def test_sizes_that_are_not_whole_are_refused(sizes):
+    with pytest.raises(TypeError, match=r"must be a whole number, got 2\.5"):
+        samplers.GradientNormSampler(LABELS, runtime.generator(0), **sizes)
+
+
+def test_batches_below_zero_are_refused():
+    with pytest.raises(ValueError, match=r"batches must be ≥ 0, 0 for as many .*, got -3"):
+        samplers.UniformClassSampler(LABELS, runtime.generator(0), 3, 4, batches=-3)
 
 
 @pytest.mark.parametrize("name", ["class_loss", "class_pair"])

@@ -100,6 +100,11 @@ def test_the_most_overlapping_of_some_candidates_wins(candidates):
     assert chisquare(counts[: 5 - candidates], expected).pvalue > 0.01
 
 
+def test_candidates_that_are_not_whole_are_refused():
+    with pytest.raises(TypeError, match=r"candidates must be a whole number, got 2\.5"):
+        made(samplers.TournamentSampler, candidates=2.5)
+
+
 def test_a_tournament_of_all_is_the_order_of_overlap_and_a_floor_makes_it_uniform():
     everyone = made(samplers.TournamentSampler, candidates=9)
     assert everyone.draw(4).tolist() == [0, 1, 2, 3]
@@ -273,6 +278,13 @@ def test_matrices_that_are_no_divergences_are_refused(matrix, said):
 def test_overlaps_of_other_classes_are_refused():
     with pytest.raises(ValueError, match="overlaps are of 3 classes, labels of 4"):
         samplers.ClassOverlapSampler(LABELS, runtime.generator(0), 2, 2, Overlaps(torch.ones(3, 3)))
+
+
+@pytest.mark.parametrize("matrix", [D, D.numpy(), None])
+def test_a_matrix_must_be_wrapped(matrix):
+    said = rf"must be Overlaps, got {type(matrix).__name__}: wrap it, Overlaps\(divergences\)"
+    with pytest.raises(TypeError, match=said):
+        samplers.ClassOverlapSampler(LABELS, runtime.generator(0), 2, 2, matrix)
 
 
 def test_random_overlaps_are_fixed_and_symmetric_and_saved():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 import torch.utils.data
 
 Look = Callable[[torch.Tensor], torch.Tensor]
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Step(NamedTuple):
@@ -86,6 +88,15 @@ def _columns(count: int, classes: torch.Tensor | None, labels: torch.Tensor) -> 
     return column
 
 
+def check_whole(**numbers: Any) -> None:
+    """Raise `TypeError`, naming it, for a number that is not whole."""
+    for name, number in numbers.items():
+        try:
+            operator.index(number)
+        except TypeError:
+            raise TypeError(f"{name} must be a whole number, got {number!r}") from None
+
+
 def check_state(state: Any, own: Mapping[str, Any], unless: str = "") -> None:
     """Refuse a state that is not made like one's own; that of the name `unless` may have any form.
 
@@ -111,27 +122,35 @@ def _form(value: Any) -> str:
 class Sampler(torch.utils.data.Sampler[torch.Tensor]):
     """Base of all samplers: an iterable of batches, each a tensor of row numbers; an epoch long.
 
-    `labels` are int64 N; a `DataLoader` takes a sampler as its `batch_sampler`. Every draw comes from
+    `labels` are N whole numbers; a `DataLoader` takes a sampler as its `batch_sampler`. Every draw comes from
     `generator`, which lives on the device of the labels. Whoever trains may call `observe` after each
     step, which is what the samplers that follow the training live on, set `look`, which returns the
     logits B×C of images by their rows, and multiply each image's loss by `weights`, where there are
     any. These belong to the batch that was yielded last, so batches must not be fetched ahead.
 
-    Raises `ValueError` for no labels, labels that are not whole numbers ≥ 0, or another device.
+    Raises `ValueError` for no labels, labels that are not whole numbers ≥ 0, or another device, and
+    `TypeError` where labels are no tensor or the generator is none.
     """
 
     weights: torch.Tensor | None = None
     look: Look | None = None
 
     def __init__(self, labels: torch.Tensor, generator: torch.Generator):
-        if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.min() < 0:
+        if not torch.is_tensor(labels):
+            kind = type(labels).__name__
+            raise TypeError(f"labels must be a tensor, got {kind}: use torch.as_tensor(labels)")
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"the generator must be a torch.Generator, got {generator!r}")
+        whole = labels.dtype in WHOLE
+        if labels.ndim != 1 or not len(labels) or not whole or labels.min() < 0:
             raise ValueError(
                 f"labels must be N ≥ 1 whole numbers from 0 on, got {tuple(labels.shape)}, "
                 f"{labels.dtype}"
             )
         if torch.empty(0, device=generator.device).device != labels.device:  # "cuda" is "cuda:0"
             raise ValueError(f"the generator is on {generator.device}, labels on {labels.device}")
-        self.labels, self.generator = labels, generator
+        # As int64: bytes would be taken for a mask wherever they index.
+        self.labels, self.generator = labels.long(), generator
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         raise NotImplementedError
