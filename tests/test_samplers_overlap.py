@@ -359,11 +359,21 @@ def test_a_single_class_so_far_makes_no_matrix():
     assert overlaps.divergences.isnan().all()
 
 
-def test_embeddings_without_any_spread_are_refused():
-    overlaps = following(refresh_every=1)
+@pytest.mark.parametrize("covariance", gaussians.class_gaussians.COVARIANCES)
+def test_embeddings_without_any_spread_are_refused_with_what_helps(covariance):
+    overlaps = following(refresh_every=1, covariance=covariance)
     step = Step({}, LABELS[:, None].float(), None)
-    with pytest.raises(ValueError, match="singular"):
+    with pytest.raises(ValueError, match=r"singular: .*\(steps: 1\); .*per_class.*refresh_ev"):
         overlaps.observe(step, LABELS, runtime.generator(0))
+
+
+@pytest.mark.parametrize("covariance", gaussians.class_gaussians.COVARIANCES)
+def test_one_class_of_two_different_embeddings_is_spread_enough(covariance):
+    overlaps = following(refresh_every=1, covariance=covariance)
+    z = torch.zeros(40, 3)
+    z[4, 1] = 1.0
+    overlaps.observe(Step({}, z, None), LABELS, runtime.generator(0))
+    assert overlaps.divergences.isfinite().all()
 
 
 # Confusions

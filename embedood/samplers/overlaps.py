@@ -164,6 +164,12 @@ class GaussianOverlaps(Overlaps):
         """Compute the matrix from the statistics, of which there must be some of two classes."""
         if self.statistics is None:
             raise ValueError("no step was observed yet")
+        if not self.statistics.running_scatter.any():
+            raise ValueError(
+                f"covariances are singular: no class had two different embeddings (steps: {self.steps}); "
+                "draw more images of each (per_class), refresh later (refresh_every) or, if there are "
+                "many already, look for a network that has collapsed"
+            )
         monte_carlo = {"samples": MONTE_CARLO_SAMPLES, "generator": generator}
         options = monte_carlo if self.divergence == "jsd" else {}
         self.use(self.statistics.matrix(DIVERGENCES[self.divergence], **options))
