@@ -538,6 +538,12 @@ def test_logits_that_are_not_finite_are_refused_before_anything_is_learned(setti
     refused_step(sampler, step, "2 of 12 rows of logits hold NaN or infinite values")
 
 
+def test_finite_logits_whose_sum_is_not_are_taken():
+    logits = torch.full((2, 6), 1e308, dtype=torch.float64)
+    losses = samplers.answers(Step({}, logits, logits), torch.tensor([0, 1])).losses
+    torch.testing.assert_close(losses, torch.full((2,), 6.0).double().log())
+
+
 def test_candidates_with_logits_that_are_not_finite_are_refused():
     sampler, logits = unequal(threshold=1e-9)
     sampler.tau, sampler.look = 1.0, lambda rows: logits[rows] * torch.nan
