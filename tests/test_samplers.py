@@ -1,6 +1,7 @@
 """Every sampler visits what it says, repeats by its seed, and goes on from where it was."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -71,6 +72,73 @@ def test_from_a_saved_state_the_same_batches_follow(settings):
     other.generator.set_state(drawn)
     assert same(after, epochs(other, 2))
     assert not same(after, before)
+
+
+def frozen(state):
+    """What a state holds, as bytes that do not follow the sampler."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def refused(sampler, state, error, said):
+    """Loading the state is an error that leaves all as it was."""
+    before = frozen(sampler.state_dict())
+    with pytest.raises(error, match=said):
+        sampler.load_state_dict(state)
+    assert frozen(sampler.state_dict()) == before
+
+
+@pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_a_state_of_other_keys_is_refused(settings):
+    sampler = made(**settings)
+    list(epochs(sampler, 1))
+    own = sampler.state_dict()
+    refused(sampler, own | {"joy": 1.0}, KeyError, "of another sampler: it holds .*'joy'.*, not ")
+    for key in own:
+        fewer = {name: value for name, value in own.items() if name != key}
+        refused(sampler, fewer, KeyError, f"it holds .*, not .*'{key}'")
+    refused(sampler, None, TypeError, "must be a dict, got NoneType")
+    for other in NAMES:
+        state = made(**other).state_dict()
+        if state.keys() != own.keys():
+            refused(sampler, state, KeyError, "of another sampler")
+
+
+@pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_a_state_of_other_shapes_is_refused(settings):
+    sampler, other = made(**settings), made(labels=torch.arange(64) % 8, **settings)
+    list(epochs(sampler, 1))
+    for name, value in other.state_dict().items():
+        if torch.is_tensor(value):
+            size, wanted = tuple(value.shape), tuple(sampler.state_dict()[name].shape)
+            said = re.escape(f"'{name}' of the state is a tensor of shape {size}")
+            state = sampler.state_dict() | {name: value}
+            refused(sampler, state, ValueError, f"{said}, .* needs .*{re.escape(str(wanted))}")
+            refused(sampler, state | {name: value[:1]}, ValueError, f"'{name}' of the state")
+        refused(sampler, sampler.state_dict() | {name: "joy"}, (ValueError, TypeError), "str")
+
+
+def test_a_single_loss_is_not_that_of_all_images():
+    sampler = made(sampler="loss_rank")
+    said = r"'losses' of the state is a tensor of shape \(1,\), but .* of shape \(60,\)"
+    refused(sampler, {"losses": torch.ones(1)}, ValueError, said)
+
+
+def learned(covariance="diagonal"):
+    sampler = made(sampler="class_overlap", ways=3, covariance=covariance)
+    list(epochs(sampler, 1))
+    return sampler
+
+
+def test_statistics_that_do_not_fit_leave_matrix_and_steps_as_they_were():
+    sampler, state = learned(), learned("tied").state_dict()
+    refused(sampler, state, ValueError, r"'running_scatter' .* \(1, 3, 3\), .* \(6, 3\)")
+    own = sampler.state_dict()
+    fewer = {name: value for name, value in own["statistics"].items() if name != "running_mean"}
+    refused(sampler, own | {"statistics": fewer}, KeyError, "not .*'running_mean'")
+    negative = own | {"divergences": -torch.ones(6, 6), "steps": 99}
+    refused(sampler, negative, ValueError, "negative ones")
 
 
 @pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
@@ -230,6 +298,13 @@ def test_weights_may_be_infinite_zero_or_beyond_the_range_of_the_exponential(log
     torch.testing.assert_close(found, torch.tensor(expected).double())
 
 
+def test_an_infinite_temperature_makes_all_weights_even_those_of_zero_and_infinity_too():
+    log_w = torch.tensor([-INF, 0.0, INF, 700.0, 3.0])
+    allowed = torch.tensor([True, True, True, True, False])
+    found = draws.log_probabilities(log_w, allowed, temperature=INF).exp()
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.25, 0.25, 0.25, 0]).double())
+
+
 def test_weights_of_zero_are_drawn_evenly_once_no_others_are_left():
     allowed = torch.ones(5, dtype=torch.bool)
     log_q = draws.log_probabilities(torch.tensor([0.0, -INF, -INF, -INF, -INF]), allowed)
@@ -364,7 +439,9 @@ def test_importance_without_a_look_is_refused():
         ({"sampler": "class_loss", "ways": 3, "sampling_temperature": 0.0}, "got 0.0 and 0.1"),
         ({"sampler": "class_loss", "ways": 3, "uniform_floor": 1.5}, "got 1.0 and 1.5"),
         ({"ways": 3, "context_share": 0.9}, "context_share 0.9 of 3 classes leaves none"),
-        ({"ways": 3, "context_share": -0.1}, "context_share -0.1"),
+        ({"ways": 3, "context_share": -0.1}, "context_share must be from 0 to below 1, got -0.1"),
+        ({"ways": 3, "context_share": float("nan")}, "context_share must be .*, got nan"),
+        ({"ways": 3, "context_share": INF}, "context_share must be .*, got inf"),
         ({"sampler": "loss_rank", "selection_pressure": 1.0}, "pressure > 1 .*got 1.0"),
         ({"sampler": "gradient_norm", "presample": 0}, "presample must be at least 1, got 0"),
     ],
@@ -381,6 +458,8 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
         (torch.zeros(4), "torch.float32"),
         (torch.zeros(2, 2, dtype=torch.long), r"got \(2, 2\)"),
         (torch.tensor([0, -1]), "from 0 on"),
+        (torch.tensor([False, True]), "whole numbers .*torch.bool"),
+        (torch.tensor([0, 1j]), "whole numbers .*torch.complex64"),
     ],
 )
 def test_labels_that_are_none_are_refused(labels, said):
@@ -388,8 +467,124 @@ def test_labels_that_are_none_are_refused(labels, said):
         samplers.UniformImageSampler(labels, runtime.generator(0), 2)
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 0, 1], LABELS.numpy()])
+def test_labels_must_be_a_tensor(labels):
+    with pytest.raises(TypeError, match=rf"a tensor, got {type(labels).__name__}: use torch.as_t"):
+        samplers.UniformImageSampler(labels, runtime.generator(0), 2)
+
+
+@pytest.mark.parametrize("generator", [None, 0])
+def test_a_generator_is_needed(generator):
+    with pytest.raises(TypeError, match=f"must be a torch.Generator, got {generator}"):
+        samplers.UniformImageSampler(LABELS, generator, 2)
+
+
+@pytest.mark.parametrize("settings", NAMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_labels_of_fewer_bytes_make_the_same_batches(settings):
+    batches = list(epochs(made(**settings), 2))
+    for dtype in (torch.uint8, torch.int32):
+        assert same(batches, epochs(made(labels=LABELS.to(dtype), **settings), 2))
+
+
+@pytest.mark.parametrize("counts", [{"ways": 2.5}, {"per_class": 2.5}, {"batches": 1.5}])
+def test_counts_that_are_not_whole_are_refused(counts):
+    ((name, count),) = counts.items()
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got {count}"):
+        samplers.UniformClassSampler(
+            LABELS, runtime.generator(0), **({"ways": 3, "per_class": 4} | counts)
+        )
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 2.5}, {"batch_size": 8, "presample": 2.5}])
+def test_sizes_that_are_not_whole_are_refused(sizes):
+    with pytest.raises(TypeError, match=r"must be a whole number, got 2\.5"):
+        samplers.GradientNormSampler(LABELS, runtime.generator(0), **sizes)
+
+
+def test_batches_below_zero_are_refused():
+    with pytest.raises(ValueError, match=r"batches must be ≥ 0, 0 for as many .*, got -3"):
+        samplers.UniformClassSampler(LABELS, runtime.generator(0), 3, 4, batches=-3)
+
+
 @pytest.mark.parametrize("name", ["class_loss", "class_pair"])
 def test_a_sampler_that_reads_logits_says_so_where_there_are_none(name):
     sampler = made(sampler=name, ways=3)
     with pytest.raises(ValueError, match="reads logits"):
         sampler.observe(torch.arange(12), Step({}, torch.zeros(12, 2), None))
+
+
+READERS = [
+    {"sampler": "class_loss", "ways": 3},
+    {"sampler": "class_pair", "ways": 3},
+    {"sampler": "loss_rank"},
+    {"sampler": "gradient_norm"},
+]
+
+
+def refused_step(sampler, step, said):
+    """A step is an error that leaves what the sampler knows as it was."""
+    before = frozen(sampler.state_dict())
+    with pytest.raises(ValueError, match=said):
+        sampler.observe(torch.arange(12), step)
+    assert frozen(sampler.state_dict()) == before
+
+
+@pytest.mark.parametrize("value", [torch.nan, INF, -INF])
+@pytest.mark.parametrize("settings", READERS, ids=lambda s: s["sampler"])
+def test_logits_that_are_not_finite_are_refused_before_anything_is_learned(settings, value):
+    sampler, step = made(**settings), seen(torch.arange(12))
+    sampler.observe(torch.arange(12), step)
+    step.logits[[2, 2, 7], [0, 3, 1]] = value
+    refused_step(sampler, step, "2 of 12 rows of logits hold NaN or infinite values")
+
+
+def test_finite_logits_whose_sum_is_not_are_taken():
+    logits = torch.full((2, 6), 1e308, dtype=torch.float64)
+    losses = samplers.answers(Step({}, logits, logits), torch.tensor([0, 1])).losses
+    torch.testing.assert_close(losses, torch.full((2,), 6.0).double().log())
+
+
+def test_candidates_with_logits_that_are_not_finite_are_refused():
+    sampler, logits = unequal(threshold=1e-9)
+    sampler.tau, sampler.look = 1.0, lambda rows: logits[rows] * torch.nan
+    with pytest.raises(ValueError, match="30 of 30 rows of logits"):
+        next(iter(sampler))
+    assert (sampler.tau, sampler.looked) == (1.0, 0)
+
+
+@pytest.mark.parametrize("settings", READERS, ids=lambda s: s["sampler"])
+def test_logits_that_are_not_those_of_the_batch_are_refused(settings):
+    sampler, step = made(**settings), seen(torch.arange(12))
+    few = step._replace(logits=step.logits[:, :4])
+    refused_step(sampler, few, r"logits have 4 columns, and none for the labels \[4, 5\]")
+    for logits in (step.logits[:7], step.logits.repeat(2, 1), step.logits[:, 0]):
+        said = re.escape(f"M = 12 images, got {tuple(logits.shape)}")
+        refused_step(sampler, step._replace(logits=logits), said)
+
+
+@pytest.mark.parametrize("absent", [0, 3, 5])
+@pytest.mark.parametrize("settings", READERS, ids=lambda s: s["sampler"])
+def test_logits_of_some_classes_must_have_those_of_the_batch(settings, absent):
+    sampler, step = made(**settings), seen(torch.arange(12))
+    classes = torch.tensor([c for c in range(6) if c != absent])
+    step = step._replace(logits=step.logits[:, classes], classes=classes)
+    refused_step(sampler, step, rf"5 columns, and none for the labels \[{absent}\]")
+
+
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        (torch.full((12, 3), torch.nan), "NaN or infinite"),
+        (torch.full((12, 7), INF), "NaN or infinite|D = 3 are needed"),
+        (torch.zeros(12), r"embeddings must be B×D, got \(12,\)"),
+        (torch.zeros(12, 3, 1), r"embeddings must be B×D, got \(12, 3, 1\)"),
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_embeddings_that_are_none_are_refused_and_leave_the_statistics_as_they_were(z, said, steps):
+    sampler, rows = made(sampler="class_overlap", ways=3), torch.arange(12)
+    for _ in range(steps):
+        sampler.observe(rows, seen(rows))
+    refused_step(sampler, Step({}, z, None), said)
+    sampler.observe(rows, seen(rows))
+    assert sampler.overlaps.steps == steps + 1

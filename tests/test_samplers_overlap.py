@@ -100,6 +100,11 @@ def test_the_most_overlapping_of_some_candidates_wins(candidates):
     assert chisquare(counts[: 5 - candidates], expected).pvalue > 0.01
 
 
+def test_candidates_that_are_not_whole_are_refused():
+    with pytest.raises(TypeError, match=r"candidates must be a whole number, got 2\.5"):
+        made(samplers.TournamentSampler, candidates=2.5)
+
+
 def test_a_tournament_of_all_is_the_order_of_overlap_and_a_floor_makes_it_uniform():
     everyone = made(samplers.TournamentSampler, candidates=9)
     assert everyone.draw(4).tolist() == [0, 1, 2, 3]
@@ -170,6 +175,52 @@ def test_a_new_matrix_is_drawn_from_at_once():
 
 
 # Matrices that say little
+
+
+WEIGHTED = [
+    samplers.ClassOverlapSampler,
+    samplers.LeastOverlapSampler,
+    samplers.RelationshipOverlapSampler,
+]
+
+
+def mixed():
+    """Class 1 coincides with class 0, and is infinitely far from class 3."""
+    matrix = D.clone()
+    matrix[0, 1] = matrix[1, 0] = 0.0
+    matrix[1, 3] = matrix[3, 1] = INF
+    return matrix
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+@pytest.mark.parametrize("matrix", [D, torch.zeros(4, 4), torch.full((4, 4), INF), mixed()])
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_an_infinite_temperature_is_uniform_whatever_the_overlaps(kind, matrix, floor):
+    for overlap in ("inverse", "exponential", "relative"):
+        sampler = made(kind, matrix, overlap=overlap, temperature=INF, floor=floor, ways=4)
+        close(probabilities(sampler), [0.25] * 4)
+        assert all(len(set(sampler.draw(4).tolist())) == 4 for _ in range(50))
+        counts = frequencies(sampler, 3, 1200)
+        assert sum(counts) == 1200  # every choice was one of different classes
+        assert chisquare(counts).pvalue > 0.001
+
+
+def test_an_infinite_temperature_leaves_a_tournament_its_order():
+    sampler = made(samplers.TournamentSampler, mixed(), temperature=INF, candidates=4)
+    expected = sampler.overlaps.log_classes.argsort(descending=True, stable=True)
+    assert sampler.draw(4).tolist()[:2] == expected.tolist()[:2]
+    assert sorted(sampler.draw(4).tolist()) == [0, 1, 2, 3]
+
+
+def test_an_infinite_temperature_is_uniform_over_losses_of_zero():
+    sampler = samplers.ClassLossSampler(LABELS, runtime.generator(0), 3, 2, temperature=INF)
+    logits = torch.tensor([[1e4, 0, 0, 0], [0, 1.0, 0, 0]])  # a loss of exactly 0, and a usual one
+    sampler.observe(torch.tensor([0, 1]), Step({}, logits, logits))
+    assert sampler.log_weights()[0] == -INF
+    close(probabilities(sampler), [0.25] * 4)
+    counts = frequencies(sampler, 3, 1200)
+    assert sum(counts) == 1200
+    assert chisquare(counts).pvalue > 0.001
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, INF, torch.nan])
@@ -250,6 +301,13 @@ def test_shuffled_overlaps_are_those_of_other_classes_and_saved():
     assert again.log_pairs.equal(moved.log_pairs)
 
 
+@pytest.mark.parametrize("matrix", [D, D.numpy(), None])
+def test_a_matrix_must_be_wrapped(matrix):
+    said = rf"must be Overlaps, got {type(matrix).__name__}: wrap it, Overlaps\(divergences\)"
+    with pytest.raises(TypeError, match=said):
+        samplers.ClassOverlapSampler(LABELS, runtime.generator(0), 2, 2, matrix)
+
+
 def test_random_overlaps_are_fixed_and_symmetric_and_saved():
     first, same, other = (samplers.random_overlaps(4, runtime.generator(s)) for s in (0, 0, 1))
     assert torch.equal(first.log_pairs, first.log_pairs.mT)
@@ -322,11 +380,21 @@ def test_a_single_class_so_far_makes_no_matrix():
     assert overlaps.divergences.isnan().all()
 
 
-def test_embeddings_without_any_spread_are_refused():
-    overlaps = following(refresh_every=1)
+@pytest.mark.parametrize("covariance", gaussians.class_gaussians.COVARIANCES)
+def test_embeddings_without_any_spread_are_refused_with_what_helps(covariance):
+    overlaps = following(refresh_every=1, covariance=covariance)
     step = Step({}, LABELS[:, None].float(), None)
-    with pytest.raises(ValueError, match="singular"):
+    with pytest.raises(ValueError, match=r"singular: .*\(steps: 1\); .*per_class.*refresh_ev"):
         overlaps.observe(step, LABELS, runtime.generator(0))
+
+
+@pytest.mark.parametrize("covariance", gaussians.class_gaussians.COVARIANCES)
+def test_one_class_of_two_different_embeddings_is_spread_enough(covariance):
+    overlaps = following(refresh_every=1, covariance=covariance)
+    z = torch.zeros(40, 3)
+    z[4, 1] = 1.0
+    overlaps.observe(Step({}, z, None), LABELS, runtime.generator(0))
+    assert overlaps.divergences.isfinite().all()
 
 
 # Confusions

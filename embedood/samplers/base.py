@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.utils.data
 
 Look = Callable[[torch.Tensor], torch.Tensor]
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Step(NamedTuple):
@@ -50,44 +52,105 @@ class Answers(NamedTuple):
 def answers(step: Step, labels: torch.Tensor) -> Answers:
     """Return the answers of a step to a batch with labels B.
 
-    Raises `ValueError` for a step without logits.
+    Raises `ValueError` for a step without logits, and for logits that are not those of M images, are not
+    finite or have no column for a label.
     """
     if step.logits is None:
         raise ValueError("this sampler reads logits, and the objective of this training has none")
-    log_p = step.logits.detach().double().log_softmax(1)
-    column = torch.arange(log_p.shape[1], device=labels.device)
-    if step.classes is not None:
-        order, column = column, column.new_zeros(int(step.classes.max()) + 1)
-        column[step.classes] = order
     rows = torch.arange(len(labels), device=labels.device)
     rows = rows if step.answered is None else step.answered
-    return Answers(rows, labels[rows], column, log_p)
+    logits, asked = step.logits.detach().double(), labels[rows]
+    if logits.ndim != 2 or len(logits) != len(rows):
+        raise ValueError(
+            f"logits must be M×K with a row for each of M = {len(rows)} images, got "
+            f"{tuple(logits.shape)}"
+        )
+    # A sum tells faster than a look at each: it is finite for any finite numbers below float64.
+    if not logits.sum().isfinite() and (bad := int((~logits.isfinite().all(1)).sum())):
+        raise ValueError(f"{bad} of {len(logits)} rows of logits hold NaN or infinite values")
+    column = _columns(logits.shape[1], step.classes, asked)
+    return Answers(rows, asked, column, logits.log_softmax(1))
+
+
+def _columns(count: int, classes: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+    """Return the column of each class, −1 where there is none; refuse labels without one."""
+    column = torch.arange(count, device=labels.device)
+    if classes is None:
+        without = labels >= count
+    else:
+        order, most = column, int(torch.cat([classes, labels]).max())
+        column = order.new_full((most + 1,), -1)
+        column[classes] = order
+        without = column[labels] < 0
+    if without.any():
+        absent = labels[without].unique().tolist()
+        raise ValueError(f"logits have {count} columns, and none for the labels {absent}")
+    return column
+
+
+def check_whole(**numbers: Any) -> None:
+    """Raise `TypeError`, naming it, for a number that is not whole."""
+    for name, number in numbers.items():
+        try:
+            operator.index(number)
+        except TypeError:
+            raise TypeError(f"{name} must be a whole number, got {number!r}") from None
+
+
+def check_state(state: Any, own: Mapping[str, Any], unless: str = "") -> None:
+    """Refuse a state that is not made like one's own; that of the name `unless` may have any form.
+
+    Raises `TypeError` for no dict, `KeyError` for other keys and `ValueError` for other shapes.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a state must be a dict, got {type(state).__name__}")
+    if state.keys() != own.keys():
+        found, wanted = (sorted(map(str, keys)) or "nothing" for keys in (state, own))
+        raise KeyError(f"this is the state of another sampler: it holds {found}, not {wanted}")
+    for name, value in own.items():
+        found, wanted = _form(state[name]), _form(value)
+        if name != unless and found != wanted:
+            raise ValueError(f"{name!r} of the state is {found}, but this sampler needs {wanted}")
+
+
+def _form(value: Any) -> str:
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "a number" if isinstance(value, int | float) else type(value).__name__
 
 
 class Sampler(torch.utils.data.Sampler[torch.Tensor]):
     """Base of all samplers: an iterable of batches, each a tensor of row numbers; an epoch long.
 
-    `labels` are int64 N; a `DataLoader` takes a sampler as its `batch_sampler`. Every draw comes from
+    `labels` are N whole numbers; a `DataLoader` takes a sampler as its `batch_sampler`. Every draw comes from
     `generator`, which lives on the device of the labels. Whoever trains may call `observe` after each
     step, which is what the samplers that follow the training live on, set `look`, which returns the
     logits B×C of images by their rows, and multiply each image's loss by `weights`, where there are
     any. These belong to the batch that was yielded last, so batches must not be fetched ahead.
 
-    Raises `ValueError` for no labels, labels that are not whole numbers ≥ 0, or another device.
+    Raises `ValueError` for no labels, labels that are not whole numbers ≥ 0, or another device, and
+    `TypeError` where labels are no tensor or the generator is none.
     """
 
     weights: torch.Tensor | None = None
     look: Look | None = None
 
     def __init__(self, labels: torch.Tensor, generator: torch.Generator):
-        if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.min() < 0:
+        if not torch.is_tensor(labels):
+            kind = type(labels).__name__
+            raise TypeError(f"labels must be a tensor, got {kind}: use torch.as_tensor(labels)")
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"the generator must be a torch.Generator, got {generator!r}")
+        whole = labels.dtype in WHOLE
+        if labels.ndim != 1 or not len(labels) or not whole or labels.min() < 0:
             raise ValueError(
                 f"labels must be N ≥ 1 whole numbers from 0 on, got {tuple(labels.shape)}, "
                 f"{labels.dtype}"
             )
         if torch.empty(0, device=generator.device).device != labels.device:  # "cuda" is "cuda:0"
             raise ValueError(f"the generator is on {generator.device}, labels on {labels.device}")
-        self.labels, self.generator = labels, generator
+        # As int64: bytes would be taken for a mask wherever they index.
+        self.labels, self.generator = labels.long(), generator
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         raise NotImplementedError
@@ -104,4 +167,9 @@ class Sampler(torch.utils.data.Sampler[torch.Tensor]):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state between two epochs; raises `KeyError` for that of another sampler."""
+        """Go on from a state between two epochs.
+
+        Raises, leaving all as it was, `KeyError` for the state of another sampler and `ValueError` for
+        that of other classes or images.
+        """
+        check_state(state, self.state_dict())

@@ -10,7 +10,7 @@ import torch
 
 from embedood.gaussians import ClassGaussians
 from embedood.samplers import draws
-from embedood.samplers.base import Sampler, Step, answers
+from embedood.samplers.base import Sampler, Step, answers, check_whole
 from embedood.samplers.overlaps import Overlaps
 
 
@@ -22,7 +22,8 @@ class ClassSampler(Sampler):
     order. An epoch has `batches` batches, 0 for as many as would visit N images.
 
     Raises `ValueError` for more ways than classes, fewer than two, more images than the smallest class
-    has, or a share that leaves no class to be drawn.
+    has, fewer than 0 batches, or a share that leaves no class to be drawn, and `TypeError` for counts
+    that are not whole.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ClassSampler(Sampler):
         grouped: bool = False,
     ):
         super().__init__(labels, generator)
+        check_whole(ways=ways, per_class=per_class, batches=batches)
         counts = labels.bincount()
         self.has_images = counts > 0
         self.classes = self.has_images.nonzero()[:, 0]
@@ -46,8 +48,12 @@ class ClassSampler(Sampler):
                 f"an episode of {ways} classes with {per_class} images each cannot be drawn from "
                 f"{len(self.classes)} classes of {least} images or more"
             )
+        if batches < 0:
+            raise ValueError(f"batches must be ≥ 0, 0 for as many as visit N images, got {batches}")
+        if not 0 <= context_share < 1:
+            raise ValueError(f"context_share must be from 0 to below 1, got {context_share}")
         self.context = round(context_share * ways)
-        if not 0 <= self.context < ways or not 0 <= context_share < 1:
+        if self.context == ways:
             raise ValueError(f"context_share {context_share} of {ways} classes leaves none to draw")
         self.ways, self.per_class, self.grouped = ways, per_class, grouped
         self.batches = batches or -(-len(labels) // (ways * per_class))
@@ -136,7 +142,8 @@ class ClassOverlapSampler(WeightedClassSampler):
     With exponential overlaps $q_c\propto\sum_{j\ne c}e^{-D_{cj}}$. The sum of divergences is ruled by
     the far classes, that of exponentials by the near ones. `overlaps` holds D; it is handed every step.
 
-    Raises `ValueError` for overlaps of another number of classes, and as its base does.
+    Raises `ValueError` for overlaps of another number of classes, `TypeError` for a matrix that is not
+    wrapped in `Overlaps`, and as its base does.
 
     Source: ours.
     """
@@ -151,6 +158,11 @@ class ClassOverlapSampler(WeightedClassSampler):
         **settings: Any,
     ):
         super().__init__(labels, generator, ways, per_class, **settings)
+        if not isinstance(overlaps, Overlaps):
+            kind = type(overlaps).__name__
+            raise TypeError(
+                f"overlaps must be Overlaps, got {kind}: wrap it, Overlaps(divergences)"
+            )
         if len(overlaps.log_classes) != len(self.has_images):
             raise ValueError(
                 f"overlaps are of {len(overlaps.log_classes)} classes, labels of "
@@ -191,6 +203,7 @@ class TournamentSampler(ClassOverlapSampler):
 
     def __init__(self, *arguments: Any, candidates: int = 4, **settings: Any):
         super().__init__(*arguments, **settings)
+        check_whole(candidates=candidates)
         if candidates < 1:
             raise ValueError(f"a tournament needs at least 1 candidate, got {candidates}")
         self.candidates = candidates
@@ -234,7 +247,7 @@ class RelationshipOverlapSampler(ClassOverlapSampler):
             allowed = allowed.fill_diagonal_(False)
             self._log_q_of_pairs = self._log_q(log_pairs, allowed)
             self._log_q_of_first = self._log_q_of_pairs.logsumexp(1)
-            self._tempered = (log_pairs / self.temperature).clamp_min(-draws.FARTHEST)
+            self._tempered = draws.tempered(log_pairs, self.temperature)
             self._drawn_from = log_pairs
         return self._log_q_of_pairs
 
@@ -278,4 +291,5 @@ class ClassLossSampler(WeightedClassSampler):
         return dict(self.losses.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.losses.load_state_dict(state)

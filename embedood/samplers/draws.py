@@ -10,6 +10,14 @@ import torch
 FARTHEST = 1e8
 
 
+def tempered(log_weights: torch.Tensor, temperature: float) -> torch.Tensor:
+    r"""Return $\frac1T\log w$ in float64, cut off at ±`FARTHEST`; 0 for T = ∞, whatever the weights."""
+    log_weights = log_weights.double()
+    if math.isinf(temperature):  # the quotient would be NaN for weights of 0 and ∞
+        return torch.zeros_like(log_weights)
+    return (log_weights / temperature).clamp(-FARTHEST, FARTHEST)
+
+
 def log_probabilities(
     log_weights: torch.Tensor,
     allowed: torch.Tensor,
@@ -21,7 +29,7 @@ def log_probabilities(
     Log-weights and `allowed` have one shape, which the result keeps; what is not allowed gets −∞.
     Weights of 0 and ∞ count as the smallest and the largest there are, so equal ones stay equal.
     """
-    far = (log_weights.double() / temperature).clamp(-FARTHEST, FARTHEST)
+    far = tempered(log_weights, temperature)
     log_q = far.masked_fill(~allowed, -math.inf).flatten().log_softmax(0)
     if floor:
         others = math.log1p(-floor) if floor < 1 else -math.inf

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from embedood.samplers.base import Sampler, Step, answers
+from embedood.samplers.base import Sampler, Step, answers, check_whole
 
 
 class UniformImageSampler(Sampler):
@@ -16,6 +16,7 @@ class UniformImageSampler(Sampler):
 
     def __init__(self, labels: torch.Tensor, generator: torch.Generator, batch_size: int):
         super().__init__(labels, generator)
+        check_whole(batch_size=batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
@@ -84,6 +85,7 @@ class LossRankSampler(UniformImageSampler):
         return {"losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.losses.copy_(state["losses"])
 
 
@@ -112,6 +114,7 @@ class GradientNormSampler(UniformImageSampler):
         threshold: float = 0.0,
     ):
         super().__init__(labels, generator, batch_size)
+        check_whole(presample=presample)
         if presample < 1:
             raise ValueError(f"presample must be at least 1, got {presample}")
         self.presample, self.threshold = presample, threshold or (presample + 3) / 3
@@ -153,4 +156,5 @@ class GradientNormSampler(UniformImageSampler):
         return {"tau": self.tau, "looked": self.looked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.tau, self.looked = state["tau"], state["looked"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from embedood import gaussians
 from embedood.gaussians import ClassGaussians, Estimate
 from embedood.samplers import draws
-from embedood.samplers.base import Step, answers
+from embedood.samplers.base import Step, answers, check_state
 
 DIVERGENCES: dict[str, Callable[..., torch.Tensor | Estimate]] = {
     "kl": gaussians.kl,
@@ -89,7 +89,8 @@ class Overlaps:
         return {"divergences": self.divergences}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict())
         self.use(state["divergences"].to(self.divergences.device))
 
 
@@ -150,9 +151,11 @@ class GaussianOverlaps(Overlaps):
 
     def observe(self, step: Step, labels: torch.Tensor, generator: torch.Generator) -> None:
         """Learn from the embeddings of a step; compute the matrix anew when its time has come."""
-        if self.statistics is None:
-            self.statistics = self._make(step.embedding.shape[1]).to(labels.device)
-        self.statistics.update(step.embedding, labels)
+        if step.embedding.ndim != 2:
+            raise ValueError(f"embeddings must be B×D, got {tuple(step.embedding.shape)}")
+        # Kept only once it has learned: what is refused must not fix the number of dimensions.
+        statistics = self.statistics or self._make(step.embedding.shape[1]).to(labels.device)
+        self.statistics = statistics.update(step.embedding, labels)
         self.steps += 1
         if self.steps % self.refresh_every == 0 and (self.statistics.counts_ > 0).sum() > 1:
             self.refresh(generator)
@@ -161,6 +164,12 @@ class GaussianOverlaps(Overlaps):
         """Compute the matrix from the statistics, of which there must be some of two classes."""
         if self.statistics is None:
             raise ValueError("no step was observed yet")
+        if not self.statistics.running_scatter.any():
+            raise ValueError(
+                f"covariances are singular: no class had two different embeddings (steps: {self.steps}); "
+                "draw more images of each (per_class), refresh later (refresh_every) or, if there are "
+                "many already, look for a network that has collapsed"
+            )
         monte_carlo = {"samples": MONTE_CARLO_SAMPLES, "generator": generator}
         options = monte_carlo if self.divergence == "jsd" else {}
         self.use(self.statistics.matrix(DIVERGENCES[self.divergence], **options))
@@ -171,13 +180,21 @@ class GaussianOverlaps(Overlaps):
         return super().state_dict() | {"steps": self.steps, "statistics": learned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        super().load_state_dict(state)
-        self.steps, learned = state["steps"], state["statistics"]
-        self.statistics = None
-        if learned is not None:
-            self.statistics = self._make(learned["running_mean"].shape[1])
-            self.statistics.to(self.divergences.device).load_state_dict(learned)
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict(), unless="statistics")
+        statistics = self._restored(state["statistics"])
+        self.use(state["divergences"].to(self.divergences.device))
+        self.steps, self.statistics = state["steps"], statistics
+
+    def _restored(self, learned: dict[str, Any] | None) -> ClassGaussians | None:
+        if learned is None:
+            return None
+        mean = learned.get("running_mean") if isinstance(learned, Mapping) else None
+        dimensions = mean.shape[1] if torch.is_tensor(mean) and mean.ndim == 2 else 1
+        statistics = self._make(dimensions).to(self.divergences.device)
+        check_state(learned, statistics.state_dict())
+        statistics.load_state_dict(learned)
+        return statistics
 
 
 class ShuffledOverlaps(GaussianOverlaps):
@@ -256,6 +273,7 @@ class ConfusionPotential(Overlaps):
         return {"log_potential": self.log_potential}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict())
         self.log_potential.copy_(state["log_potential"])
         self._renew()
