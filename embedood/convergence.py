@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import nn
-
-from embedood.results import summarise
 
 Curve = list[dict[str, float]]
 
@@ -133,7 +132,8 @@ def speedup(
         rows = np.random.default_rng(seed).integers(len(logs), size=(bootstrap, len(logs)))
         bounds = np.quantile(logs[rows].mean(1), [0.025, 0.975])
     else:
-        bounds = np.array(summarise(logs)[1])
+        half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+        bounds = logs.mean() + half * np.array([-1, 1])
     low, high = (float(bound) for bound in np.exp(bounds))
     missed, reference_missed = (float(np.isinf(costs(s)).mean()) for s in (curves, reference))
     return Speedup(float(np.exp(logs.mean())), low, high, len(logs), missed, reference_missed)
