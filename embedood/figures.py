@@ -198,16 +198,21 @@ def plot_waterfall(levels: Mapping[str, float], ax: Axes | None = None) -> Axes:
     ax = _axes(ax, 1.2 + 1.35 * len(levels), 3.6)
     values = list(levels.values())
     line = 0.08 * max(values)  # of text
+    # Text on a low bar stands on the line of the bar before, where that would cross it.
+    foot = [
+        before if value < before < value + 1.2 * line else value
+        for before, value in pairwise([values[0], *values])
+    ]
     ax.bar(range(len(values)), values, width=0.66, color=COLOURS["unseen"])
     for place, value in enumerate(values):
         inside = value > 2 * line
         ink, side = ("white", "top") if inside else (COLOURS["threshold"], "bottom")
-        height = value - line / 3 if inside else value
+        height = value - line / 3 if inside else foot[place]
         ax.text(place, height, f"{value:.3f}", ha="center", va=side, color=ink)
     for place, (before, after) in enumerate(pairwise(values), start=1):
         ax.hlines(before, place - 0.67, place + 0.33, COLOURS["threshold"], linewidth=0.9)
         ax.bar(place, max(before - after, 0), width=0.66, bottom=after, color="#d9d9d9")
-        top = max(before, after, after + line if after <= 2 * line else 0)
+        top = max(before, after, foot[place] + line if after <= 2 * line else 0)
         change = f"{after - before:+.3f}".replace("-", "−")
         ax.text(place, top + line / 5, change, ha="center", va="bottom")
     ax.set_xticks(range(len(values)), list(levels))

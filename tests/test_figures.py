@@ -2,7 +2,7 @@
 
 import base64
 import io
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,6 +37,23 @@ def test_no_text_of_a_waterfall_covers_another(axes):
     axes.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_no_line_of_a_waterfall_crosses_a_text(axes):
+    levels = [1.0, 0.632, 0.065, 0.049, 0.048, 0.2, 0.03]
+    figures.plot_waterfall({str(level): level for level in levels}, axes)
+    axes.figure.draw_without_rendering()
+    boxes = [t.get_window_extent().transformed(axes.transData.inverted()) for t in axes.texts]
+    ends = [line.get_segments()[0] for line in axes.collections]
+    crossed = [
+        (box, end)
+        for box, end in product(boxes, ends)
+        if box.y0 + 0.2 * box.height < end[0, 1] < box.y1  # what is below is the room of a "g"
+        and end[0, 0] < box.x1
+        and box.x0 < end[1, 0]
+    ]
+    assert len(ends) == len(levels) - 1
+    assert crossed == []
 
 
 def test_an_animation_is_one_image_with_all_its_frames_and_its_text():
