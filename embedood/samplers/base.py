@@ -169,7 +169,7 @@ class Sampler(torch.utils.data.Sampler[torch.Tensor]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state between two epochs.
 
-        Raises, leaving all as it was, `KeyError` for the state of another sampler and `ValueError` for
-        that of other classes or images.
+        Raises, leaving all as it was, `KeyError` for a state with other contents and `ValueError` for that
+        of other classes or images. Two samplers that keep the same things take each other's states.
         """
         check_state(state, self.state_dict())

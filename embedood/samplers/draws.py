@@ -11,7 +11,10 @@ FARTHEST = 1e8
 
 
 def tempered(log_weights: torch.Tensor, temperature: float) -> torch.Tensor:
-    r"""Return $\frac1T\log w$ in float64, cut off at ±`FARTHEST`; 0 for T = ∞, whatever the weights."""
+    r"""Return $\frac1T\log w$ in float64, cut off at ±`FARTHEST`; 0 for T = ∞, whatever the weights.
+
+    Beyond the cut, which only a T below about 1e-7 reaches, weights count as equal.
+    """
     log_weights = log_weights.double()
     if math.isinf(temperature):  # the quotient would be NaN for weights of 0 and ∞
         return torch.zeros_like(log_weights)
