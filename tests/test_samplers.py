@@ -1,6 +1,7 @@
 """Every sampler visits what it says, repeats by its seed, and goes on from where it was."""
 
 import io
+import math
 import re
 
 import pytest
@@ -588,3 +589,15 @@ def test_embeddings_that_are_none_are_refused_and_leave_the_statistics_as_they_w
     refused_step(sampler, Step({}, z, None), said)
     sampler.observe(rows, seen(rows))
     assert sampler.overlaps.steps == steps + 1
+
+
+@pytest.mark.parametrize("threshold", [-1.0, math.nan])
+def test_a_threshold_that_is_no_gain_is_refused(threshold):
+    with pytest.raises(ValueError, match=f"threshold must be ≥ 0.*got {threshold}"):
+        samplers.GradientNormSampler(torch.arange(4), runtime.generator(0), 2, threshold=threshold)
+
+
+@pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf])
+def test_a_potential_needs_a_finite_strength(strength):
+    with pytest.raises(ValueError, match=f"got {strength}"):
+        samplers.ConfusionPotential(4, strength)

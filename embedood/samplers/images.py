@@ -99,7 +99,8 @@ class GradientNormSampler(UniformImageSampler):
     above `threshold`: (B+3b)/(3b), where it pays, unless given; else batches are uniform, and G comes
     from what training computes. `looked` counts images forwarded for the draw alone.
 
-    Raises `ValueError` for fewer than 1 · b candidates, and `RuntimeError` without `look`.
+    Raises `ValueError` for fewer than 1 · b candidates or a threshold below 0, and `RuntimeError` without
+    `look`.
 
     Source: Katharopoulos & Fleuret, 2018, "Not all samples are created equal". Here candidates are seen
     without augmentation and in eval mode.
@@ -117,6 +118,8 @@ class GradientNormSampler(UniformImageSampler):
         check_whole(presample=presample)
         if presample < 1:
             raise ValueError(f"presample must be at least 1, got {presample}")
+        if not threshold >= 0:
+            raise ValueError(f"threshold must be ≥ 0, 0 for where it pays, got {threshold}")
         self.presample, self.threshold = presample, threshold or (presample + 3) / 3
         self.tau, self.looked = 0.0, 0
 

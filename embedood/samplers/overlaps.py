@@ -243,7 +243,7 @@ class ConfusionPotential(Overlaps):
         memory: float = 0.5,
         device: torch.device | str = "cpu",
     ):
-        if strength < 0 or not 0 <= memory <= 1:
+        if not 0 <= strength < math.inf or not 0 <= memory <= 1:
             raise ValueError(f"strength ≥ 0 and 0 ≤ memory ≤ 1: got {strength} and {memory}")
         self.strength, self.memory = strength, memory
         self.log_potential = torch.zeros(
