@@ -168,6 +168,8 @@ def build(experiment: Experiment, split: Split) -> Classifier:
         if how.embedding_weight and how.teacher:
             wanted = build(how.teacher, split).dimensions
             model.teacher_guess = nn.Linear(model.dimensions, wanted)
+    if isinstance(model, models.WhitenedClassifier):
+        model.whiten(torch.from_numpy(split.train.images[:5000]) / 255)
     return model.to(memory_format=models.memory_format(model))  # type: ignore[call-overload]
 
 

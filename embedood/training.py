@@ -19,6 +19,7 @@ from tqdm import tqdm
 from embedood import models, runtime
 from embedood.config import Schedule
 from embedood.convergence import Watch
+from embedood.muon import Muon
 from embedood.objectives import Objective
 from embedood.samplers import Sampler
 from embedood.samplers.base import Look
@@ -26,6 +27,7 @@ from embedood.samplers.base import Look
 Rates = torch.optim.lr_scheduler.LRScheduler
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
+    "muon": Muon,
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
 }
 
@@ -50,7 +52,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the model in place and return one row of means per epoch.
 
-    AdamW; the `sampler` says which images make a batch and how many batches an epoch, and its generator
+    The `sampler` says which images make a batch and how many batches an epoch, and its generator
     is that of all that is random. With a `checkpoint` path the state is kept there after each epoch,
     and a call that finds one goes on to the identical end. `quiet` hides the bar; `watch` measures.
 

@@ -17,8 +17,6 @@ def test_recipes_for_photographs_are_compared_by_the_clock():
         "2",
         "--epochs",
         "1",
-        "--width",
-        "4",
     ]
     printed = subprocess.run(
         [sys.executable, BENCHMARKS / "cifar.py", *few], text=True, capture_output=True, check=True

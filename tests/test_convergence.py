@@ -167,7 +167,9 @@ def test_the_optimizer_is_the_one_asked_for():
     optimizer.step()
     # Nesterov's first step: gradient g = 1 + 0.5 · w, velocity g, w − 0.1 · (g + 0.9 · g)
     assert model.weight.item() == pytest.approx(1 - 0.1 * 1.9 * 1.5)
-    with pytest.raises(ValueError, match="unknown optimizer 'adam'; the optimizers are adamw, sgd"):
+    with pytest.raises(
+        ValueError, match="unknown optimizer 'adam'; the optimizers are adamw, muon, sgd"
+    ):
         training._optimizer(model, Schedule(optimizer="adam"), 1)
 
 

@@ -27,6 +27,7 @@ ORDER = [
     "samplers",
     "objectives",
     "convergence",
+    "muon",
     "training",
     "outputs",
     "distillation",

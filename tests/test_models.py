@@ -85,6 +85,30 @@ def test_a_residual_network_halves_the_side_three_times():
     assert features.shape == (2, 32, 4, 4)
 
 
+def test_whitened_patches_have_unit_variances_without_correlation_and_both_signs():
+    images = torch.rand(64, 3, 16, 16) + 0.3 * torch.rand(64, 1, 1, 1)
+    model = models.WhitenedClassifier(5, width=4)
+    model.whiten(images)
+    answer = model.features[0](images)[:, :, ::2, ::2].transpose(0, 1).flatten(1)
+    assert answer.shape[0] == 24
+    torch.testing.assert_close(torch.cov(answer[:12]), torch.eye(12), rtol=0, atol=2e-3)
+    torch.testing.assert_close(answer[12:], -answer[:12], rtol=0, atol=1e-5)
+    torch.testing.assert_close(answer.mean(1), torch.zeros(24), rtol=0, atol=1e-4)
+
+
+def test_whitened_patches_of_one_colour_stay_finite():
+    model = models.WhitenedClassifier(5, width=4)
+    model.whiten(torch.full((8, 3, 8, 8), 0.5))
+    assert model(torch.rand(2, 3, 32, 32)).logits.isfinite().all()
+
+
+def test_whitened_patches_are_not_trained():
+    model = models.WhitenedClassifier(5, width=4)
+    model(torch.rand(2, 3, 16, 16)).logits.sum().backward()
+    frozen = {name for name, p in model.named_parameters() if p.grad is None}
+    assert frozen == {"features.0.patches.weight", "features.0.patches.bias"}
+
+
 def test_the_same_network_is_built_from_the_same_seed_with_or_without_a_neck():
     torch.manual_seed(1)
     old = torch.nn.Sequential(*[torch.nn.Conv2d(1, 4, 3, padding=1, bias=False)])

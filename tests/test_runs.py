@@ -151,8 +151,9 @@ def test_averaged_weights_are_the_moving_average_of_every_step(monkeypatch):
     torch.testing.assert_close(model.weight.detach(), average)
 
 
-def test_an_averaged_run_resumes_to_the_identical_weights(cache, monkeypatch):
-    experiment = config.preset("compact", **TINY, epochs=2, averaging=0.9)
+@pytest.mark.parametrize("preset", ["compact", "swift"])
+def test_an_averaged_run_resumes_to_the_identical_weights(preset, cache, monkeypatch):
+    experiment = config.preset(preset, **TINY, epochs=2, averaging=0.9)
     whole = weights(runs.fit(experiment, quiet=True))
     monkeypatch.setenv("EMBEDOOD_RUNS", str(cache.parent / "again"))
     save, saved = training._State.save, []

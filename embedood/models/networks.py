@@ -182,6 +182,76 @@ class Residual13Classifier(EmbeddingClassifier):
         super().__init__(features, 8 * width, num_classes, **head)
 
 
+class Whitening(nn.Module):
+    r"""Patches of 2×2 pixels, whitened: $\pm(v_k^\top(x - \mu))/\sqrt{\lambda_k + \epsilon}$, two for each k.
+
+    $\lambda_k$ and $v_k$ are eigenvalues and eigenvectors of the patches' covariance, of which there are
+    4C, $\mu$ their mean. `fit` computes them; nothing here is trained.
+
+    Source: Page, 2019, "How to train your ResNet 8: bag of tricks"; both signs, so that ReLU loses
+    nothing, after Jordan, 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU".
+    """
+
+    EPSILON = 3e-5  # of the variance of pixels in [0, 1]: what is fainter is not made louder
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = 8 * channels
+        self.patches = nn.Conv2d(channels, self.channels, 2).requires_grad_(False)
+
+    def fit(self, images: torch.Tensor) -> None:
+        """Learn from images in [0, 1], N×C×H×W."""
+        patches = F.unfold(images, 2, stride=2).transpose(1, 2).flatten(0, 1)
+        variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+        filters = directions.T / (variances[:, None] + self.EPSILON).sqrt()
+        filters = torch.cat([filters, -filters])
+        self.patches.weight.copy_(filters.view_as(self.patches.weight))
+        self.patches.bias.copy_(-filters @ patches.mean(0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.patches(images)
+
+
+class WhitenedClassifier(EmbeddingClassifier):
+    """Whitened patches, then three stages of w, 4w and 8w channels, for photographs and little time.
+
+    A stage is a 3×3 convolution, pooled before its batch norm, and another one with a shortcut around it;
+    8w features are averaged over the image. All convolutions begin as the identity, as far as they can.
+    `whiten` must see training images before training does; `runs.fit` takes care of it.
+
+    Source: ours, after Jordan, 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU".
+    """
+
+    def __init__(self, num_classes: int, width: int = 32, channels: int = 3, **head: Any):
+        w, whitening = width, Whitening(channels)
+        features = nn.Sequential(
+            whitening, nn.ReLU(),
+            PooledStage(whitening.channels, w), PooledStage(w, 4 * w), PooledStage(4 * w, 8 * w),
+        )  # fmt: skip
+        super().__init__(features, 8 * w, num_classes, **head)
+
+    @torch.no_grad()
+    def whiten(self, images: torch.Tensor) -> None:
+        """Fit the first layer to training images, in [0, 1]."""
+        self.features[0].fit(images)
+
+
+class PooledStage(nn.Module):
+    """A 3×3 convolution, halved by max pooling, and a second one with a shortcut around it."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv = convolution(channels_in, channels_out)
+        self.norm = nn.BatchNorm2d(channels_out)
+        self.inner = _layer(channels_out, channels_out)
+        for conv in (self.conv, self.inner[0]):
+            nn.init.dirac_(conv.weight[: conv.in_channels])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(F.max_pool2d(self.conv(x), 2)))
+        return x + self.inner(x)
+
+
 class TurningClassifier(CompactClassifier):
     """A compact classifier with a second head, `turned`, for class × quarter turn, 3C logits.
 
@@ -229,6 +299,7 @@ ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "residual": ResidualClassifier,
     "residual13": Residual13Classifier,
     "residual13_turning": TurningResidual13Classifier,
+    "whitened": WhitenedClassifier,
 }
 
 
