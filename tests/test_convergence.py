@@ -8,7 +8,7 @@ import torch
 
 from embedood import config, convergence, runs, training
 from embedood.config import Schedule
-from embedood.convergence import Watch, cost_to_reach, speedup
+from embedood.convergence import Watch, cost_to_reach, log_speedups, speedup
 
 TINY = {
     "data_name": "mnist-5k", "width": 8, "dimensions": 4, "shift": 0, "unseen": (), "ways": 4, "shots": 2,
@@ -103,10 +103,16 @@ def test_what_is_never_reached_counts_as_the_whole_training_and_is_told():
     assert speedup(never, reference, [0.4, 0.8]).reference_missed == 0.5
 
 
-@pytest.mark.parametrize(("first", "second"), [(2, 3), (1, 1)])
-def test_unpaired_curves_are_refused(first, second):
-    with pytest.raises(ValueError, match=f"got {second}, {first} and 1 accuracies"):
-        speedup([curve(0.5)] * first, [curve(0.5)] * second, [0.4])
+def test_unpaired_curves_are_refused():
+    with pytest.raises(ValueError, match="got 3, 2 and 1 accuracies"):
+        speedup([curve(0.5)] * 2, [curve(0.5)] * 3, [0.4])
+
+
+def test_one_curve_has_a_speedup_but_no_interval():
+    slow, fast = [curve(0.2, 0.4)], [curve(0.4, 0.4)]
+    assert log_speedups(slow, fast, [0.4]) == pytest.approx(math.log(2))
+    with pytest.raises(ValueError, match="needs two curves or more, got 1"):
+        speedup(slow, fast, [0.4])
 
 
 @pytest.mark.parametrize("preset", ["episodes", "episodes_softmax"])

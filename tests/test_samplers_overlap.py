@@ -301,6 +301,41 @@ def test_shuffled_overlaps_are_those_of_other_classes_and_saved():
     assert again.log_pairs.equal(moved.log_pairs)
 
 
+@pytest.mark.parametrize("circle", [[0, 1, 2], [1, 1, 0], [1, 2, 0, 3]])
+def test_shuffled_overlaps_refuse_a_state_without_a_circle_and_keep_theirs(circle):
+    shuffled = samplers.ShuffledOverlaps(3, runtime.generator(0))
+    before = shuffled.taken_from.clone()
+    with pytest.raises(ValueError, match="'taken_from' of the state"):
+        shuffled.load_state_dict(shuffled.state_dict() | {"taken_from": torch.tensor(circle)})
+    assert shuffled.taken_from.equal(before)
+
+
+def test_what_cannot_be_shuffled_or_refreshed_is_refused():
+    with pytest.raises(ValueError, match="only three classes or more can be shuffled, got 2"):
+        samplers.ShuffledOverlaps(2, runtime.generator(0))
+    with pytest.raises(TypeError, match=r"must be a torch\.Generator, got None"):
+        samplers.ShuffledOverlaps(3, None)
+    with pytest.raises(TypeError, match=r"refresh_every must be a whole number, got 1\.5"):
+        samplers.GaussianOverlaps(3, refresh_every=1.5)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-9, 1e-300])
+def test_towards_zero_the_largest_weight_wins_however_large_all_are(temperature):
+    log_weights = torch.tensor([700.0, 700.001, -700.0, 900.0], dtype=torch.float64)
+    allowed = torch.tensor([True, True, True, False])
+    q = samplers.draws.log_probabilities(log_weights, allowed, temperature).exp()
+    expected = [*(log_weights[:3] / max(temperature, 1e-9)).softmax(0).tolist(), 0.0]
+    assert q.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_infinite_weights_the_largest_share_all_and_zeros_none():
+    log_weights = torch.tensor([INF, 0.0, INF, -INF], dtype=torch.float64)
+    every = torch.ones(4, dtype=torch.bool)
+    assert samplers.draws.log_probabilities(log_weights, every).exp().tolist() == [0.5, 0, 0.5, 0]
+    nothing = torch.full((4,), -INF, dtype=torch.float64)
+    assert samplers.draws.log_probabilities(nothing, every).exp().tolist() == [0.25] * 4
+
+
 @pytest.mark.parametrize("matrix", [D, D.numpy(), None])
 def test_a_matrix_must_be_wrapped(matrix):
     said = rf"must be Overlaps, got {type(matrix).__name__}: wrap it, Overlaps\(divergences\)"

@@ -97,6 +97,12 @@ def check_whole(**numbers: Any) -> None:
             raise TypeError(f"{name} must be a whole number, got {number!r}") from None
 
 
+def check_generator(generator: Any) -> None:
+    """Raise `TypeError` for what is no generator."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"the generator must be a torch.Generator, got {generator!r}")
+
+
 def check_state(state: Any, own: Mapping[str, Any], unless: str = "") -> None:
     """Refuse a state that is not made like one's own; that of the name `unless` may have any form.
 
@@ -139,8 +145,7 @@ class Sampler(torch.utils.data.Sampler[torch.Tensor]):
         if not torch.is_tensor(labels):
             kind = type(labels).__name__
             raise TypeError(f"labels must be a tensor, got {kind}: use torch.as_tensor(labels)")
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(f"the generator must be a torch.Generator, got {generator!r}")
+        check_generator(generator)
         whole = labels.dtype in WHOLE
         if labels.ndim != 1 or not len(labels) or not whole or labels.min() < 0:
             raise ValueError(

@@ -247,7 +247,9 @@ class RelationshipOverlapSampler(ClassOverlapSampler):
             allowed = allowed.fill_diagonal_(False)
             self._log_q_of_pairs = self._log_q(log_pairs, allowed)
             self._log_q_of_first = self._log_q_of_pairs.logsumexp(1)
-            self._tempered = draws.tempered(log_pairs, self.temperature)
+            self._tempered = draws.tempered(
+                log_pairs.masked_fill(~allowed, -math.inf), self.temperature
+            )
             self._drawn_from = log_pairs
         return self._log_q_of_pairs
 

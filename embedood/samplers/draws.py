@@ -6,19 +6,21 @@ import math
 
 import torch
 
-# A smaller weight is 0 to any draw, and noise of order 1 is still seen beside it in float64.
+# What is so much smaller is 0 to any draw, and noise of order 1 is still seen beside it in float64.
 FARTHEST = 1e8
 
 
 def tempered(log_weights: torch.Tensor, temperature: float) -> torch.Tensor:
-    r"""Return $\frac1T\log w$ in float64, cut off at ±`FARTHEST`; 0 for T = ∞, whatever the weights.
+    r"""Return $\frac1T\log\frac w{\max w}$ in float64, w finite in the maximum, cut off at ±`FARTHEST`.
 
-    Beyond the cut, which only a T below about 1e-7 reaches, weights count as equal.
+    Weights of ∞ count as larger than the largest finite one. For T = ∞ all are equal.
     """
     log_weights = log_weights.double()
     if math.isinf(temperature):  # the quotient would be NaN for weights of 0 and ∞
         return torch.zeros_like(log_weights)
-    return (log_weights / temperature).clamp(-FARTHEST, FARTHEST)
+    finite = log_weights.where(log_weights.isfinite(), -math.inf)
+    most = finite.max().clamp_min(torch.finfo(finite.dtype).min)
+    return ((log_weights - most) / temperature).clamp(-FARTHEST, FARTHEST)
 
 
 def log_probabilities(
@@ -32,7 +34,7 @@ def log_probabilities(
     Log-weights and `allowed` have one shape, which the result keeps; what is not allowed gets −∞.
     Weights of 0 and ∞ count as the smallest and the largest there are, so equal ones stay equal.
     """
-    far = tempered(log_weights, temperature)
+    far = tempered(log_weights.masked_fill(~allowed, -math.inf), temperature)
     log_q = far.masked_fill(~allowed, -math.inf).flatten().log_softmax(0)
     if floor:
         others = math.log1p(-floor) if floor < 1 else -math.inf

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from embedood import gaussians
 from embedood.gaussians import ClassGaussians, Estimate
 from embedood.samplers import draws
-from embedood.samplers.base import Step, answers, check_state
+from embedood.samplers.base import Step, answers, check_generator, check_state, check_whole
 
 DIVERGENCES: dict[str, Callable[..., torch.Tensor | Estimate]] = {
     "kl": gaussians.kl,
@@ -139,6 +139,7 @@ class GaussianOverlaps(Overlaps):
             raise ValueError(
                 f"unknown divergence {divergence!r}; the divergences are {', '.join(DIVERGENCES)}"
             )
+        check_whole(refresh_every=refresh_every)
         if refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1 step, got {refresh_every}")
         shape = (num_classes, num_classes)
@@ -202,9 +203,14 @@ class ShuffledOverlaps(GaussianOverlaps):
 
     Drawn once; no class keeps its own place. Draws are as concentrated as those by the embedding's own
     matrix, and fall on pairs that it does not speak of. `settings` are those of `GaussianOverlaps`.
+
+    Raises `ValueError` for fewer than three classes, whose pairs stay the same, and as its base does.
     """
 
     def __init__(self, num_classes: int, generator: torch.Generator, **settings: Any):
+        check_generator(generator)
+        if num_classes < 3:
+            raise ValueError(f"only three classes or more can be shuffled, got {num_classes}")
         super().__init__(num_classes, device=generator.device, **settings)
         circle = torch.randperm(num_classes, generator=generator, device=generator.device)
         self.taken_from = torch.empty_like(circle).scatter_(0, circle, circle.roll(1))
@@ -219,9 +225,17 @@ class ShuffledOverlaps(GaussianOverlaps):
         return super().state_dict() | {"taken_from": self.taken_from}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state; raise as `Sampler.load_state_dict` does, leaving all as it was."""
+        check_state(state, self.state_dict(), unless="statistics")
+        taken_from = state["taken_from"].to(self.taken_from.device)
+        every = torch.arange(len(taken_from), device=taken_from.device)
+        if not torch.equal(taken_from.sort().values, every) or (taken_from == every).any():
+            raise ValueError(
+                "'taken_from' of the state must give each class the place of another one, got "
+                f"{taken_from.tolist()}"
+            )
         super().load_state_dict(state)
-        self.taken_from = state["taken_from"].to(self.taken_from.device)
+        self.taken_from = taken_from
 
 
 class ConfusionPotential(Overlaps):
