@@ -58,13 +58,14 @@ def of_04(chapter):
 
 def of_05(chapter):
     """What chapter 05 chooses, the votes, and its AUROCs on the last twenty classes."""
-    return (chapter["chosen"], chapter["votes"]), chapter["found"]
+    decided = [chapter[name] for name in ("chosen", "votes", "best", "team_votes")]
+    return decided, chapter["found"]
 
 
 def of_06(chapter):
     """What chapter 06 chooses, the votes and its thresholds; and what it finds of the last twenty."""
-    decided = {name: chapter[name] for name in ("score", "estimator", "clusterer")}
-    votes = [chapter[name] for name in ("score_votes", "octaves", "cluster_votes")]
+    decided = {name: chapter[name] for name in ("score", "estimator", "picks")}
+    votes = [chapter[name] for name in ("score_votes", "octaves", "all_votes")]
     thresholds = [found.threshold for found in chapter["ends"]]
     return (decided, votes, thresholds), chapter["shares"]
 
