@@ -59,19 +59,20 @@ class Muon(torch.optim.Optimizer):
         super().__init__([*self.adamw.param_groups, {"params": filters}], self.adamw.defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take one step; a closure is not asked."""
         # A restored state brings new groups and a new dictionary; both optimizers read the same.
         self.adamw.param_groups, self.adamw.state = self.param_groups[:1], self.state
         self.adamw.step()
         for weight in self.param_groups[1]["params"]:
             if weight.grad is not None:
-                self._turn(weight, self.param_groups[1])
+                self._turn(weight, weight.grad, self.param_groups[1])
 
-    def _turn(self, weight: torch.Tensor, group: dict[str, Any]) -> None:
+    def _turn(self, weight: torch.Tensor, grad: torch.Tensor, group: dict[str, Any]) -> None:
         state, beta, rate = self.state[weight], group["betas"][0], group["lr"]
         momentum = state.setdefault("momentum", torch.zeros_like(weight))
-        momentum.mul_(beta).add_(weight.grad)
-        ahead = torch.add(weight.grad, momentum, alpha=beta).flatten(1)
+        momentum.mul_(beta).add_(grad)
+        ahead = torch.add(grad, momentum, alpha=beta).flatten(1)
         size = 0.2 * rate * max(ahead.shape) ** 0.5
         weight.mul_(1 - rate * group["weight_decay"])
         weight.sub_(size * orthogonal_part(ahead).view(weight.shape))

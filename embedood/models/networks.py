@@ -193,11 +193,14 @@ class Whitening(nn.Module):
     """
 
     EPSILON = 3e-5  # of the variance of pixels in [0, 1]: what is fainter is not made louder
+    filters: torch.Tensor
+    bias: torch.Tensor
 
     def __init__(self, channels: int):
         super().__init__()
         self.channels = 8 * channels
-        self.patches = nn.Conv2d(channels, self.channels, 2).requires_grad_(False)
+        self.register_buffer("filters", torch.randn(self.channels, channels, 2, 2))
+        self.register_buffer("bias", torch.zeros(self.channels))
 
     def fit(self, images: torch.Tensor) -> None:
         """Learn from images in [0, 1], N×C×H×W."""
@@ -205,11 +208,11 @@ class Whitening(nn.Module):
         variances, directions = torch.linalg.eigh(torch.cov(patches.T))
         filters = directions.T / (variances[:, None] + self.EPSILON).sqrt()
         filters = torch.cat([filters, -filters])
-        self.patches.weight.copy_(filters.view_as(self.patches.weight))
-        self.patches.bias.copy_(-filters @ patches.mean(0))
+        self.filters.copy_(filters.view_as(self.filters))
+        self.bias.copy_(-filters @ patches.mean(0))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.patches(images)
+        return F.conv2d(images, self.filters, self.bias)
 
 
 class WhitenedClassifier(EmbeddingClassifier):
@@ -233,7 +236,9 @@ class WhitenedClassifier(EmbeddingClassifier):
     @torch.no_grad()
     def whiten(self, images: torch.Tensor) -> None:
         """Fit the first layer to training images, in [0, 1]."""
-        self.features[0].fit(images)
+        for layer in self.modules():
+            if isinstance(layer, Whitening):
+                layer.fit(images)
 
 
 class PooledStage(nn.Module):
@@ -244,8 +249,9 @@ class PooledStage(nn.Module):
         self.conv = convolution(channels_in, channels_out)
         self.norm = nn.BatchNorm2d(channels_out)
         self.inner = _layer(channels_out, channels_out)
-        for conv in (self.conv, self.inner[0]):
-            nn.init.dirac_(conv.weight[: conv.in_channels])
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.dirac_(conv.weight[: conv.in_channels])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm(F.max_pool2d(self.conv(x), 2)))
