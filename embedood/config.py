@@ -204,6 +204,9 @@ def field_names() -> dict[str, str]:
     return owner | {"seed": ""}
 
 
+AT_LEAST_ONE = ("width", "epochs", "batch_size", "shots", "refresh_every", "subclasses")
+
+
 def _replace_one(experiment: Experiment, name: str, value: Any) -> Experiment:
     owners = field_names()
     if name not in owners:
@@ -231,6 +234,8 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         value = float(value)
     if type(value) is not kind:
         raise ConfigError(f"{name} takes {kind.__name__}, got {value!r} ({type(value).__name__})")
+    if kind is int and value < (least := name in AT_LEAST_ONE):
+        raise ConfigError(f"{name} must be at least {int(least)}, got {value}")
     return value
 
 

@@ -40,8 +40,8 @@ class Muon(torch.optim.Optimizer):
     The factor gives O the size of AdamW's usual step, so that all share the rate η and the decay λ.
     Where AdamW and SGD learn what is common first, this learns all directions at one pace.
 
-    `settings` are those of `torch.optim.AdamW`. Raises `ValueError` without a convolution, or with
-    nothing else.
+    `settings` are those of `torch.optim.AdamW`. Raises `TypeError` for groups of parameters, and
+    `ValueError` without a convolution, or with nothing else.
 
     Source: Jordan et al., 2024, where the head and all vectors go to AdamW as well; the factor is that
     of Liu et al., 2025, "Muon is scalable for LLM training".
@@ -49,11 +49,14 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[nn.Parameter], **settings: Any):
         params = list(params)
+        if any(isinstance(p, dict) for p in params):
+            raise TypeError("Muon takes parameters and not groups: it makes its own two groups")
         filters = [p for p in params if p.ndim == 4]
         others = [p for p in params if p.ndim != 4]
         if not filters or not others:
             raise ValueError(
-                f"Muon takes convolutions and other parameters, got {len(filters)} and {len(others)}"
+                f"Muon takes convolutions and other parameters, got {len(filters)} and {len(others)}: "
+                "where one kind is missing, use torch.optim.AdamW or torch.optim.Muon"
             )
         self.adamw = torch.optim.AdamW(others, **settings)
         super().__init__([*self.adamw.param_groups, {"params": filters}], self.adamw.defaults)

@@ -85,3 +85,12 @@ DEFAULTS = {
     "std_weight": 1.0, "outlier_weight": 0.0, "outlier_recipe": "report", "epochs": 3,
     "batch_size": 128, "learning_rate": 0.003, "weight_decay": 0.02,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "least"), [({"width": 0}, 1), ({"epochs": 0}, 1), ({"first_side": -3}, 0)]
+)
+def test_numbers_that_no_training_could_use_are_refused(change, least):
+    (name, value), *_ = change.items()
+    with pytest.raises(config.ConfigError, match=f"{name} must be at least {least}, got {value}"):
+        config.preset("swift", **change)

@@ -80,3 +80,8 @@ def test_restored_it_goes_on_as_if_never_stopped():
 def test_it_refuses_what_has_no_convolution_or_nothing_else(model):
     with pytest.raises(ValueError, match="takes convolutions and other parameters, got"):
         muon.Muon(model.parameters())
+
+
+def test_it_refuses_groups_of_parameters():
+    with pytest.raises(TypeError, match="takes parameters and not groups"):
+        muon.Muon([{"params": network().parameters()}])
