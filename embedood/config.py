@@ -204,7 +204,7 @@ def field_names() -> dict[str, str]:
     return owner | {"seed": ""}
 
 
-AT_LEAST_ONE = ("width", "epochs", "batch_size", "shots", "refresh_every", "subclasses")
+AT_LEAST_ONE = ("width", "epochs", "batch_size", "shots", "subclasses")
 
 
 def _replace_one(experiment: Experiment, name: str, value: Any) -> Experiment:
