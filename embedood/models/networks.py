@@ -74,8 +74,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.upsample:
             x = F.interpolate(x, scale_factor=2)
-        inner = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.shortcut(x) + self.norm2(self.conv2(inner)))
+        inner = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(inner)).add_(self.shortcut(x)), inplace=True)
 
 
 class DenoisingClassifier(Classifier):
@@ -93,7 +93,7 @@ class DenoisingClassifier(Classifier):
         super().__init__()
         w = width
         self.shared = nn.Sequential(
-            convolution(channels, w), nn.BatchNorm2d(w), nn.ReLU(),
+            convolution(channels, w), nn.BatchNorm2d(w), nn.ReLU(inplace=True),
             BasicBlock(w, w), BasicBlock(w, w),
             BasicBlock(w, 2 * w, stride=2), BasicBlock(2 * w, 2 * w),
         )  # fmt: skip
@@ -228,7 +228,7 @@ class WhitenedClassifier(EmbeddingClassifier):
     def __init__(self, num_classes: int, width: int = 32, channels: int = 3, **head: Any):
         w, whitening = width, Whitening(channels)
         features = nn.Sequential(
-            whitening, nn.ReLU(),
+            whitening, nn.ReLU(inplace=True),
             PooledStage(whitening.channels, w), PooledStage(w, 4 * w), PooledStage(4 * w, 8 * w),
         )  # fmt: skip
         super().__init__(features, 8 * w, num_classes, **head)
@@ -254,7 +254,7 @@ class PooledStage(nn.Module):
                 nn.init.dirac_(conv.weight[: conv.in_channels])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.norm(F.max_pool2d(self.conv(x), 2)))
+        x = F.relu(self.norm(F.max_pool2d(self.conv(x), 2)), inplace=True)
         return x + self.inner(x)
 
 
@@ -283,7 +283,7 @@ class TurningResidual13Classifier(Residual13Classifier):
 
 def _layer(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(
-        convolution(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.ReLU()
+        convolution(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
     )
 
 
