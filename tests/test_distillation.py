@@ -29,7 +29,14 @@ def moved(said, by):
     return Outputs(said.logits, said.embeddings + by, said.labels, said.head_weight, said.head_bias)
 
 
-MAKERS = [("lelp", 5), ("kmeans", 5), ("random_partition", 5), ("oracle", 3), ("none", 1)]
+MAKERS = [
+    ("lelp", 5),
+    ("kmeans", 5),
+    ("random_partition", 5),
+    ("shuffled_lelp", 5),
+    ("oracle", 3),
+    ("none", 1),
+]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -138,6 +145,20 @@ def test_the_random_partition_is_blind_and_fixed_by_its_seed():
     assert not np.array_equal(one, other)
     np.testing.assert_allclose(one.mean(0), 0.2, atol=0.03)
     np.testing.assert_array_equal(one[:, 0], one[:, 1])
+
+
+def test_shuffled_lelp_is_as_soft_within_each_class_and_blind():
+    said = teacher(n=3000)
+    own, dealt = (
+        distillation.make(name, 5, 0.3).fit(said).transform(said)
+        for name in ("lelp", "shuffled_lelp")
+    )
+    for c in range(2):
+        mine, theirs = (each[said.labels == c].reshape(-1, 10) for each in (own, dealt))
+        np.testing.assert_array_equal(np.sort(mine, axis=0), np.sort(theirs, axis=0))
+        assert {tuple(row) for row in mine} == {tuple(row) for row in theirs}
+        correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(mine.T, theirs.T, strict=True)]
+        assert np.abs(correlation).max() < 0.1
 
 
 def test_the_oracle_names_the_fine_class_in_its_own_class_and_shrugs_in_the_other():

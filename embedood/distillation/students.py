@@ -17,6 +17,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "embedding_regression": {"embedding_weight": 1.0},
     "kmeans": {"subclasses_by": "kmeans"},
     "random_partition": {"subclasses_by": "random_partition"},
+    "shuffled_lelp": {"subclasses_by": "shuffled_lelp"},
     "oracle": {"subclasses_by": "oracle"},
     "lelp": {"subclasses_by": "lelp"},
 }
@@ -56,6 +57,7 @@ _OF_DIGITS: dict[str, dict[str, Any]] = {
     "embedding_regression": _TAU,
     "kmeans": _TAU | {"subclasses": 10},
     "random_partition": _TAU | {"subclasses": 10},
+    "shuffled_lelp": _TAU | {"subclasses": 10},
     "oracle": {"subclasses": 5},
     "lelp": _TAU | {"subclasses": 10},
 }
@@ -63,6 +65,7 @@ _OF_PHOTOS: dict[str, dict[str, Any]] = {
     "kd": _TAU,
     "kmeans": {"subclasses": 25},
     "random_partition": {"subclasses": 25},
+    "shuffled_lelp": {"subclasses": 25, "subclass_temperature": 0.3},
     "oracle": {"subclasses": 50},
     "lelp": {"subclasses": 25, "subclass_temperature": 0.3},
 }

@@ -157,6 +157,20 @@ def random_rotation(size: int, rng: np.random.Generator) -> np.ndarray:
     return q * np.sign(np.diag(r))
 
 
+class ShuffledLELP(LELP):
+    """The shares of LELP, dealt out again by lot among the images of each class.
+
+    The control for softness: targets are exactly as soft as those of LELP, and blind to the image.
+    """
+
+    def _share(self, outputs: Outputs, fine: np.ndarray | None) -> np.ndarray:
+        rng, share = np.random.default_rng(self.seed), super()._share(outputs, fine)
+        for c in range(self.classes_):
+            own = np.flatnonzero(outputs.labels == c)
+            share[own] = share[rng.permutation(own)]
+        return share
+
+
 class KMeansSubclasses(Subclasses):
     """The clusters of k-means of the embeddings of each class, the nearest centre decides: hard."""
 
@@ -222,6 +236,7 @@ SUBCLASSES: dict[str, Callable[..., Subclasses]] = {
     "lelp": LELP,
     "kmeans": KMeansSubclasses,
     "random_partition": RandomSubclasses,
+    "shuffled_lelp": ShuffledLELP,
     "oracle": OracleSubclasses,
 }
 
