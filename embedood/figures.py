@@ -246,21 +246,22 @@ def plot_grid(
 ) -> Axes:
     """Draw a table of numbers in [0, 1], rows×columns, as a heat map; the largest is framed.
 
-    Numbers up to `lowest` share the lightest shade. A `spread` of the same shape stands below each
-    number in thousandths.
+    Numbers up to `lowest` share the lightest shade, NaN is a dash. A `spread` of the same shape stands
+    below each number in thousandths.
     """
     tall = 0.38 if spread is None else 0.44
     ax = _axes(ax, 1.6 + 0.85 * len(columns), 0.8 + tall * len(rows))
-    bottom = values.min() if lowest is None else lowest
+    bottom, top = np.nanmin(values) if lowest is None else lowest, np.nanmax(values)
     ax.imshow(values, cmap="Blues", aspect="auto", vmin=bottom)
     for (row, column), value in np.ndenumerate(values):
-        ink = "white" if value > (bottom + values.max()) / 2 else COLOURS["threshold"]
-        text = f"{value:.3f}" if spread is None else f"{value:.3f}\n"
+        ink = "white" if value > (bottom + top) / 2 else COLOURS["threshold"]
+        told = "–" if np.isnan(value) else f"{value:.3f}"
+        text = told if spread is None else f"{told}\n"
         ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
         if spread is not None:
             small = f"±{1000 * spread[row, column]:.0f}"
             ax.text(column, row + 0.22, small, ha="center", va="center", color=ink, fontsize=6.5)
-    row, column = np.unravel_index(values.argmax(), values.shape)
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
     frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=2.5)
     frame.set(edgecolor=COLOURS["unseen"], clip_on=False)
     if spread is None:

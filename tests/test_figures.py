@@ -56,6 +56,14 @@ def test_no_line_of_a_waterfall_crosses_a_text(axes):
     assert crossed == []
 
 
+def test_a_grid_frames_the_largest_number_and_draws_a_dash_where_there_is_none(axes):
+    values = np.array([[0.5, np.nan, 0.75], [0.25, 0.625, np.nan]])
+    figures.plot_grid(values, ["above", "below"], ["a", "b", "c"], axes)
+    assert [t.get_text() for t in axes.texts] == ["0.500", "–", "0.750", "0.250", "0.625", "–"]
+    (frame,) = axes.patches
+    assert frame.get_xy() == (1.5, -0.5)
+
+
 def test_an_animation_is_one_image_with_all_its_frames_and_its_text():
     def draw(figure, frame):
         figure.add_subplot().plot([0, frame], [0, 1])
