@@ -485,6 +485,7 @@ def test_book_shows_published_results_or_the_readers_own_and_executes_nothing(pr
 def test_a_warning_keeps_the_last_good_book(project, capsys):
     add_book(project)
     start = batch.build_book()
+    assert capsys.readouterr().out.splitlines() == ["reading sources …", "writing output …"]
     (project / "intro.md").write_text("# Start\n\n[nowhere](missing.md)\n")
     with pytest.raises(batch.BatchError, match="the book was not built"):
         batch.build_book()

@@ -23,6 +23,7 @@ MAX_BYTES = 1_500_000
 LARGE_PICTURE = 400_000
 MAX_ATTACHMENT_BYTES = 3_000_000
 COMPARED = "# NBVAL_CHECK_OUTPUT"
+PARTS = ("reading sources", "writing output")  # of the work of Sphinx, with a percentage
 NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
 
 
@@ -165,11 +166,34 @@ def build_book(profile: str | None = None) -> Path:
     _hide_marks(stage)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "-W", "-n", "--keep-going", str(stage)]
-    found = subprocess.run(command, text=True, capture_output=True, check=False)
-    if found.returncode:
-        print(found.stdout + found.stderr, file=sys.stderr)
+    failed, said = _watched(command)
+    if failed:
+        print(said, file=sys.stderr)
         raise BatchError("the book was not built: see the warnings above")
     return _keep_html(stage / "_build" / "html", root / "build" / "book" / "html")
+
+
+def _watched(command: list[str]) -> tuple[int, str]:
+    """Run a build of pages; return its exit status and all that it said.
+
+    On a terminal one line shows the page that it is at; elsewhere each part of the work has a line.
+    """
+    live, part, said = sys.stdout.isatty(), "", []
+    at_once = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, env=at_once, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            doing = next((p for p in PARTS if p in line and "%]" in line), "")
+            if doing and live:
+                print(f"\r\x1b[K{line.strip()}", end="", flush=True)
+            elif doing not in ("", part):
+                print(f"{doing} …", flush=True)
+            part = doing or part
+    if live:
+        print("\r\x1b[K", end="")
+    return process.returncode, "".join(said)
 
 
 def _replace_results(stage: Path, profile: str) -> None:
