@@ -256,6 +256,27 @@ def test_fusion_by_logistic_regression_is_scikit_learns():
     model = LogisticRegression(class_weight="balanced")
     model.fit(np.concatenate([a, b]), np.arange(500) >= 400)
     np.testing.assert_allclose(fused.score(test), model.decision_function(c), rtol=1e-4, atol=1e-4)
+    strict = scorers.Fusion(MEMBERS, how="logistic", C=1e-3).fit(train).calibrate(known, odd)
+    assert np.linalg.norm(strict.weights_) < 0.5 * np.linalg.norm(fused.weights_)
+
+
+def test_weights_of_a_fusion_serve_another_network_with_scores_of_its_own_scale():
+    train, known, odd, test = made(seed=1), made(seed=2), made(100, unseen=True), made()
+    learned = scorers.Fusion(MEMBERS, "logistic").fit(train).calibrate(known, odd)
+    weights = tuple(learned.weights_)
+    carried = scorers.Fusion(MEMBERS, "logistic", weights)
+    assert set(carried.needs) == {"train", "validation"}
+    same = carried.fit(train).calibrate(known).score(test)
+    np.testing.assert_allclose(same, learned.score(test) - learned.intercept_)
+    louder = [
+        replace(o, logits=o.logits * 3, head_weight=o.head_weight * 3) for o in (train, known, test)
+    ]
+    members = (scorers.MaxLogit(), scorers.Mahalanobis())
+    quiet, loud = (
+        scorers.Fusion(members, "logistic", (2.0, 1.0)).fit(a).calibrate(b).score(c)
+        for a, b, c in ((train, known, test), louder)
+    )
+    np.testing.assert_allclose(loud, quiet)
 
 
 # What every scorer keeps to
@@ -645,6 +666,15 @@ def test_what_the_outputs_lack_is_named(name, missing, message):
         (lambda: scorers.ClassGaussians("round").fit(made()), "not 'round'"),
         (lambda: scorers.ReAct(100).fit(made()), r"\[0, 100\), got 100"),
         (lambda: scorers.ASH("p").score(made()), "not 'p'"),
+        (
+            lambda: scorers.Fusion(MEMBERS, "logistic", (1.0,)).fit(made()).calibrate(made()),
+            "one for each of 2 scorers",
+        ),
+        (
+            lambda: scorers.Fusion(MEMBERS, "rank", (1.0, 2.0)).fit(made()).calibrate(made()),
+            "of 'rank'",
+        ),
+        (lambda: scorers.Fusion(MEMBERS, "rank", C=0.0).fit(made()).calibrate(made()), "C = 0.0"),
         (lambda: scorers.Fusion((), "rank").calibrate(made()), "of 0"),
         (lambda: scorers.make("fusion_logistic").fit(made()).calibrate(made()), "pseudo-OOD"),
         (lambda: scorers.KLMatching().calibrate(made(unseen=True)), "validation must hold known"),

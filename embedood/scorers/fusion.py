@@ -30,8 +30,12 @@ class Fusion(Scorer):
     how="rank": $-\sum_s\log p_s\ge0$, Fisher's combination of conformal p-values against validation.
     The scores are dependent, so the sum orders images but is no p-value itself; images beyond every
     validation row tie. how="logistic": the log-odds of a logistic regression of outliers against
-    validation on the standardised scores, both sides with equal weight. `ValueError` for no scorer
-    and for another `how`.
+    validation on the standardised scores, both sides with equal weight. C is scikit-learn's: the smaller,
+    the less a single score may weigh, as is right for many that say nearly the same. With `weights`, one
+    for each scorer, nothing is regressed: they are the `weights_` of a fusion that learned elsewhere, as
+    in a rehearsal, whose network had some known classes kept from it, so that these could be outliers.
+    `ValueError` for no scorer, another `how`, C ≤ 0, and weights that are not as many, finite and
+    logistic.
 
     The scorers work in float64, whatever the outputs' type: in float32 a score's last digits depend
     on the rows beside it, and a rank would jump with them. Scores equal to 1e-9 tie.
@@ -41,11 +45,17 @@ class Fusion(Scorer):
 
     scorers: tuple[Scorer, ...]
     how: str = "rank"
+    weights: tuple[float, ...] = ()
+    C: float = 1.0
 
     @property
     def needs(self) -> tuple[str, ...]:
-        own = {"validation"} | ({"outliers"} if self.how == "logistic" else set())
+        own = {"validation"} | ({"outliers"} if self._regresses else set())
         return tuple(sorted(own.union(*(scorer.needs for scorer in self.scorers))))
+
+    @property
+    def _regresses(self) -> bool:
+        return self.how == "logistic" and not self.weights
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -57,11 +67,12 @@ class Fusion(Scorer):
             scorer.fit(train)
 
     def _calibrate(self, validation: Outputs, outliers: Outputs | None) -> None:
-        if not self.scorers or self.how not in ("rank", "logistic"):
+        if not self.scorers or self.how not in ("rank", "logistic") or not self.C > 0:
             raise ValueError(
-                f'"rank" or "logistic" of at least one scorer, not {self.how!r} of '
-                f"{len(self.scorers)}"
+                f'"rank" or "logistic" of at least one scorer and C > 0, not {self.how!r} of '
+                f"{len(self.scorers)} and C = {self.C}"
             )
+        self._refuse_weights()
         validation = in_double(validation)
         outliers = None if outliers is None else in_double(outliers)
         for scorer in self.scorers:
@@ -70,19 +81,33 @@ class Fusion(Scorer):
         if self.how == "rank":
             self.sorted_known_ = np.sort(known, axis=1)
         else:
+            self.means_ = known.mean(1, keepdims=True)
+            self.deviations_ = np.maximum(known.std(1, keepdims=True), 1e-12)
+            self.weights_, self.intercept_ = np.array(self.weights), np.float64(0)
+        if self._regresses:
             assert outliers is not None  # `calibrate` has refused to go on without
             self._regress(known, self._members(outliers))
 
+    def _refuse_weights(self) -> None:
+        if self.weights and (
+            self.how != "logistic"
+            or len(self.weights) != len(self.scorers)
+            or not np.isfinite(self.weights).all()
+        ):
+            raise ValueError(
+                f'weights are finite, one for each of {len(self.scorers)} scorers, of how="logistic"; '
+                f"got {self.weights} of {self.how!r}"
+            )
+
     def _regress(self, known: np.ndarray, outliers: np.ndarray) -> None:
-        self.means_ = known.mean(1, keepdims=True)
-        self.deviations_ = np.maximum(known.std(1, keepdims=True), 1e-12)
         both = (np.hstack([known, outliers]) - self.means_) / self.deviations_
         if not np.isfinite(both).all():
             raise ValueError(
                 f"{self} overflows float64 at standardised scores; use smaller numbers"
             )
         is_outlier = np.arange(both.shape[1]) >= known.shape[1]
-        model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(both.T, is_outlier)
+        model = LogisticRegression(C=self.C, class_weight="balanced", max_iter=1000)
+        model.fit(both.T, is_outlier)
         self.weights_, self.intercept_ = model.coef_[0], model.intercept_[0]
 
     def _score(self, outputs: Outputs) -> np.ndarray:
