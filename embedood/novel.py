@@ -195,7 +195,10 @@ class NovelClassifier:
         return self._view(disjoint=False)[1]
 
     def decision_function(self, embeddings: Any, disjoint: bool = False) -> np.ndarray:
-        """Return cosines, N×C: to all classes (joint), or to the new ones only (disjoint)."""
+        """Return cosines, N×C: to all classes (joint), or to the new ones only (disjoint).
+
+        Those of known classes are less the handicap where new ones compete with them.
+        """
         if disjoint and not len(self.new_classes_):
             raise ValueError("no class was added, so there is none to choose from; call add first")
         matrix, directions = self._view(disjoint)

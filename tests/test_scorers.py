@@ -263,8 +263,7 @@ def test_fusion_by_logistic_regression_is_scikit_learns():
 def test_weights_of_a_fusion_serve_another_network_with_scores_of_its_own_scale():
     train, known, odd, test = made(seed=1), made(seed=2), made(100, unseen=True), made()
     learned = scorers.Fusion(MEMBERS, "logistic").fit(train).calibrate(known, odd)
-    weights = tuple(learned.weights_)
-    carried = scorers.Fusion(MEMBERS, "logistic", weights)
+    carried = scorers.Fusion(MEMBERS, "logistic", learned.weights_)
     assert set(carried.needs) == {"train", "validation"}
     same = carried.fit(train).calibrate(known).score(test)
     np.testing.assert_allclose(same, learned.score(test) - learned.intercept_)
@@ -667,7 +666,7 @@ def test_what_the_outputs_lack_is_named(name, missing, message):
         (lambda: scorers.ReAct(100).fit(made()), r"\[0, 100\), got 100"),
         (lambda: scorers.ASH("p").score(made()), "not 'p'"),
         (
-            lambda: scorers.Fusion(MEMBERS, "logistic", (1.0,)).fit(made()).calibrate(made()),
+            lambda: scorers.Fusion(MEMBERS, "logistic", (1.0,)).fit(made()),
             "one for each of 2 scorers",
         ),
         (

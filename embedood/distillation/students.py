@@ -45,7 +45,7 @@ class Task:
     settings: Mapping[str, Mapping[str, Any]]
 
     def student(self, method: str, seed: int = 0, **changes: Any) -> Experiment:
-        """Return the experiment of the student of a method; `changes` go before its settings."""
+        """Return the experiment of the student of a method; `changes` replace its settings."""
         settings = {**self.settings.get(method, {}), **changes}
         return student(self.alone.with_(seed=seed), self.teacher, method, **settings)
 

@@ -55,10 +55,13 @@ class Subclasses:
 
         Raises `ValueError` before `fit`, and for embeddings that are not finite or of other dimensions.
         """
-        if not hasattr(self, "classes_"):
-            raise ValueError(f"{type(self).__name__} is not fitted; call fit(outputs) first")
+        self._refuse_unfitted()
         _refuse_embeddings(outputs, self.dimensions_)
         return self._share(outputs, fine)
+
+    def _refuse_unfitted(self) -> None:
+        if not hasattr(self, "classes_"):
+            raise ValueError(f"{type(self).__name__} is not fitted; call fit(outputs) first")
 
     def _learn(self, outputs: Outputs, fine: np.ndarray | None) -> None:
         """Nothing, where nothing is to be learned."""
@@ -96,7 +99,7 @@ class LELP(Subclasses):
     For each class c, the embeddings of its images are projected on the null space of the teacher's
     output weights, where nothing changes the logits; $V_c$ are their first S principal directions, Q is
     a random rotation, which gives each direction the same expected variance:
-    $t=Q^\top V_c^\top P(z-\mu_c)$, divided by its standard deviation over the class, N×C×S, and
+    $t=Q^\top V_c^\top P^\top(z-\mu_c)$, divided by its standard deviation over the class, N×C×S, and
     $p(s\mid c,x)=\mathrm{softmax}_s(t/\beta)$ with the `temperature` β.
 
     Raises `ValueError` in `fit` where the class does not vary in S directions of the null space.
@@ -128,7 +131,11 @@ class LELP(Subclasses):
         return z.mean(0), directions / (z @ directions).std(0)
 
     def coordinates(self, outputs: Outputs) -> np.ndarray:
-        """Return t, N×C×S: of each image along the directions of each class, deviation 1 within it."""
+        """Return t, N×C×S: of each image along the directions of each class, deviation 1 within it.
+
+        Raises `ValueError` before `fit`.
+        """
+        self._refuse_unfitted()
         pairs = zip(self.centres_, self.directions_, strict=True)
         return np.stack([(outputs.embeddings - centre) @ axes for centre, axes in pairs], 1)
 
@@ -195,7 +202,7 @@ class RandomSubclasses(Subclasses):
 
 
 class OracleSubclasses(Subclasses):
-    """The true fine classes of each class, which a student is not told otherwise: the best to hope for.
+    """The true fine classes of each class, which the other makers have to guess.
 
     The class is the true one as well. In the other classes, where the image has no fine class, all
     subclasses share alike. Raises `ValueError` without fine labels, for a fine class in two classes, or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,8 @@ class Fusion(Scorer):
     validation on the standardised scores, both sides with equal weight. C is scikit-learn's: the smaller,
     the less a single score may weigh, as is right for many that say nearly the same. With `weights`, one
     for each scorer, nothing is regressed: they are the `weights_` of a fusion that learned elsewhere, as
-    in a rehearsal, whose network had some known classes kept from it, so that these could be outliers.
+    in a rehearsal, whose network had some known classes kept from it, so that these could be outliers;
+    the score is then the log-odds but for a constant.
     `ValueError` for no scorer, another `how`, C ≤ 0, and weights that are not as many, finite and
     logistic.
 
@@ -45,8 +47,11 @@ class Fusion(Scorer):
 
     scorers: tuple[Scorer, ...]
     how: str = "rank"
-    weights: tuple[float, ...] = ()
+    weights: Sequence[float] = ()
     C: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.weights = tuple(map(float, self.weights))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -62,6 +67,7 @@ class Fusion(Scorer):
         return tuple(sorted(set().union(*(scorer.reads for scorer in self.scorers))))
 
     def _fit(self, train: Outputs) -> None:
+        self._refuse_weights()
         train = in_double(train)
         for scorer in self.scorers:
             scorer.fit(train)
