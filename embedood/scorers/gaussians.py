@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import blas, lapack, solve_triangular
 from scipy.special import logsumexp
 
 from embedood.outputs import Outputs
@@ -75,13 +75,11 @@ def whitening(cov: np.ndarray, rows: int) -> np.ndarray:
 
 
 def whitened(z: np.ndarray, mean: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Return (z − mean) @ upper, N×D in the type of z; what is zero in `upper` is mostly left out."""
-    z, upper = z - mean.astype(z.dtype), upper.astype(z.dtype, copy=False)
-    found = np.empty_like(z)
-    for columns in chunked(len(upper), 128):
-        rows = slice(0, columns.stop)
-        np.matmul(z[:, rows], upper[rows, columns], out=found[:, columns])
-    return found
+    """Return (z − mean) @ upper, N×D in the type of z; half the work, since `upper` is triangular."""
+    centred = z - mean.astype(z.dtype)
+    trmm = blas.get_blas_funcs("trmm", (centred,))
+    lower = upper.astype(z.dtype, copy=False).T
+    return trmm(1, lower, centred.T, lower=True, overwrite_b=True).T
 
 
 def fourth_powers(z: np.ndarray, mean: np.ndarray) -> float:
