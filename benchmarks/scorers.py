@@ -6,7 +6,9 @@ head. What is timed is all that a user waits for: construct, fit, score. ODIN is
 is that of the network.
 
 The two take turns, and the best of `--rounds` counts for both. Memory is the growth of the process at
-its peak, known on Linux only. The last line is `ratio NUMBER`, the geometric mean of theirs / ours.
+its peak, known on Linux only. `bound` is the ratio of a scorer that would do nothing but what its
+formula cannot do without, at the speeds measured here: products of matrices, reading, exponentials.
+The last line is `ratio NUMBER`, the geometric mean of theirs / ours.
 
 `--small` tries everything in seconds.
 """
@@ -181,6 +183,83 @@ def settings_of(name: str, sizes: Sizes) -> dict[str, Any]:
     return {"vim": vim, "nearest_neighbour": {"k": K}, "nnguide": {"k": GUIDES}}.get(name, {})
 
 
+# What cannot be done without
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds in products of matrices, float32 values read, exponentials or logarithms.
+
+    All of it in float32; where the time of two kinds can overlap, a bound counts the longer only.
+    """
+
+    products: float = 0
+    read: float = 0
+    exponentials: float = 0
+
+    def seconds(self, speed: Work) -> float:
+        """The least time, given how much of each is done in a second."""
+        return max(
+            self.products / speed.products,
+            self.read / speed.read,
+            self.exponentials / speed.exponentials,
+        )
+
+
+def least(name: str, sizes: Sizes) -> Work:
+    """The work that the formula of a scorer asks for, however it is written."""
+    n, m, d, c = sizes.train, sizes.test, sizes.dimensions, sizes.classes
+    logits, seen, asked, head = m * c, n * d, m * d, m * c * d
+    one_gaussian = d * d / 2  # a symmetric or a triangular matrix has so many numbers to multiply
+    return {
+        "max_softmax": Work(0, logits, logits),
+        "temperature_softmax": Work(0, 2 * logits, 2 * logits),
+        "max_logit": Work(0, logits),
+        "energy": Work(0, logits, logits),
+        "entropy": Work(0, logits, logits),
+        "gen": Work(0, logits, 3 * logits),
+        "kl_matching": Work(c * logits, 2 * logits, 2 * logits),
+        "mahalanobis": Work((n + m) * one_gaussian + head, seen + asked),
+        "relative_mahalanobis": Work((n + 2 * m) * one_gaussian + head, seen + asked),
+        "gaussians_full": Work((n + c * m) * one_gaussian, seen + asked),
+        "nearest_neighbour": Work(n * m * d, seen + asked),
+        "vim": Work(n * one_gaussian + (n + m) * d * (d - d / SUBSPACE), seen + asked),
+        "she": Work(0, seen + n * c + asked + logits),
+        "nnguide": Work(n * m * d, seen + asked + (n + m) * c, (n + m) * c),
+        "fdbd": Work(0, seen + asked + logits),
+        "react": Work(head, seen + asked, logits),
+        "ash_s": Work(head, asked, logits),
+        "ash_b": Work(head, asked, logits),
+        "scale": Work(head, asked, logits),
+        "dice": Work(head, seen + asked, logits),
+    }[name]  # fmt: skip
+
+
+def speeds(data: Data) -> Work:
+    """How much of each kind of work this machine does in a second, with arrays of this size."""
+    z, logits = data.train.embeddings, data.test.logits[:1024].copy()
+    few, out = z[:1024], np.empty_like(logits)
+    exponentials = [
+        lambda: np.exp(logits, out=out),
+        lambda: torch.exp(torch.from_numpy(logits), out=torch.from_numpy(out)),
+    ]
+    flat = z.reshape(-1)
+    return Work(
+        products=few.size * len(z[:4096]) / best_of(lambda: few @ z[:4096].T),
+        read=flat.size / best_of(lambda: flat @ flat),
+        exponentials=logits.size / min(map(best_of, exponentials)),
+    )
+
+
+def best_of(call: Callable[[], Any], times: int = 5) -> float:
+    """The least seconds of some calls, after one that does not count."""
+    call()
+    measured = Measured()
+    for _ in range(times):
+        measured.again(call)
+    return measured.seconds
+
+
 # Measuring
 
 
@@ -231,8 +310,16 @@ def load_detectors() -> Any:
 
 def compare(sizes: Sizes, names: list[str], rounds: int) -> float:
     """Print a line a scorer as it is measured; return the geometric mean of the ratios."""
-    detector, data, ratios = load_detectors(), made(sizes), []
-    print(f"{'':20s} {'ours':>10s} {'theirs':>10s} {'ratio':>7s} {'ours':>10s} {'theirs':>10s}")
+    detector, data, ratios, bounds = load_detectors(), made(sizes), [], []
+    speed = speeds(data)
+    print(
+        f"{2e-9 * speed.products:.0f} GFLOP/s in products, {4e-9 * speed.read:.0f} GB/s read, "
+        f"{1e-9 * speed.exponentials:.2f} billion exponentials a second"
+    )
+    print(
+        f"{'':20s} {'ours':>10s} {'theirs':>10s} {'ratio':>7s} {'bound':>7s} "
+        f"{'ours':>10s} {'theirs':>10s}"
+    )
     for name in names:
         calls = ours(name, data, **settings_of(name, sizes)), THEIRS[name](detector, data)
         both = Measured(), Measured()
@@ -240,14 +327,21 @@ def compare(sizes: Sizes, names: list[str], rounds: int) -> float:
             for measured, call in zip(both, calls, strict=True):
                 measured.again(call)
         ratios.append(both[1].seconds / both[0].seconds)
-        print(line(name, *both), flush=True)
+        bounds.append(both[1].seconds / least(name, sizes).seconds(speed))
+        print(line(name, *both, bounds[-1]), flush=True)
+    print(f"a library at these speeds, with nothing else to do, would reach {mean(bounds):.2f}")
+    return mean(ratios)
+
+
+def mean(ratios: list[float]) -> float:
+    """The geometric mean."""
     return math.exp(np.log(ratios).mean())
 
 
-def line(name: str, mine: Measured, other: Measured) -> str:
+def line(name: str, mine: Measured, other: Measured, bound: float) -> str:
     times = f"{1e3 * mine.seconds:7.1f} ms {1e3 * other.seconds:7.1f} ms"
     sizes = f"{mine.megabytes:7.0f} MB {other.megabytes:7.0f} MB"
-    return f"{name:20s} {times} {other.seconds / mine.seconds:7.2f} {sizes}"
+    return f"{name:20s} {times} {other.seconds / mine.seconds:7.2f} {bound:7.2f} {sizes}"
 
 
 def main() -> None:
