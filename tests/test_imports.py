@@ -35,6 +35,7 @@ ORDER = [
     "scorers",
     "detector",
     "metrics",
+    "rehearsal",
     "geometry",
     "files",
     "discovery",

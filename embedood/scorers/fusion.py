@@ -116,10 +116,20 @@ class Fusion(Scorer):
         model.fit(both.T, is_outlier)
         self.weights_, self.intercept_ = model.coef_[0], model.intercept_[0]
 
+    def standardised(self, outputs: Outputs) -> np.ndarray:
+        """Return the scores S×N in standard deviations from the mean of the validation rows.
+
+        Raises `NotFittedError` before `fit` and `calibrate`, and `ValueError` for how="rank".
+        """
+        self._refuse_unfitted()
+        if self.how != "logistic":
+            raise ValueError(f'only how="logistic" standardises scores, not {self.how!r}')
+        return (self._members(in_double(outputs)) - self.means_) / self.deviations_
+
     def _score(self, outputs: Outputs) -> np.ndarray:
-        members = self._members(in_double(outputs))
         if self.how == "logistic":
-            return self.weights_ @ ((members - self.means_) / self.deviations_) + self.intercept_
+            return self.weights_ @ self.standardised(outputs) + self.intercept_
+        members = self._members(in_double(outputs))
         pairs = zip(members - ROUNDING * np.abs(members), self.sorted_known_, strict=True)
         return -np.sum([np.log(p_values(s, known)) for s, known in pairs], axis=0)
 
