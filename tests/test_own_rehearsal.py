@@ -35,4 +35,5 @@ def test_what_the_page_says_of_the_choice_is_so(page):
     assert chosen > hindsight - 0.01, "nearly as well as hindsight"
     assert abs(weighted - chosen) < 0.01, "weights bring nothing more"
     assert page["span"][0] > 0
+    assert len({name for name, _ in page["forecast"]}) == 1, "the same for every digit"
     assert np.mean([auroc for _, auroc in page["forecast"]]) == pytest.approx(chosen, abs=0.02)
