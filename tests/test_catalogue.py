@@ -86,6 +86,20 @@ def test_every_score_has_one_row_in_the_order_of_the_table(html: Path) -> None:
         assert asked.text == (", ".join(entry.needs) or "nothing")
 
 
+def test_every_score_is_defined_with_its_formula(html: Path) -> None:
+    page = read(html / "catalogue.html")
+    terms = page.select("dl.scorer-formulas dt")
+    told = " ".join(term.text for term in terms)
+    for name, entry in scorers.TABLE.items():
+        assert f"{entry.title} {name}" in told
+    for term in terms:
+        definition = term.find_next_sibling("dd")
+        assert "Source:" not in definition.text
+        assert "$" not in definition.text, "formulas are set, not shown as text"
+        assert "`" not in definition.text
+    assert len(page.select("dl.scorer-formulas dd .math")) >= len(terms)
+
+
 def test_families_are_headings_between_the_rows(html: Path) -> None:
     headings = read(html / "catalogue.html").select("table.scorers th[colspan]")
     assert [h.text for h in headings] == list(

@@ -7,10 +7,16 @@
 has a row for every scorer, below the name of its family. The last column shows the numbers
 `mean_auroc.<name>` that the notebook published; while it has published none, the column and the text
 are left out. A source that is not in the bibliography is a warning, which fails the build.
+
+    ```{scorer-formulas}
+    ```
+
+says how each of them is computed, in the words of its class.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
@@ -66,7 +72,38 @@ def cells(entry: Entry, code: str, aurocs: dict[str, float]) -> list[str]:
     return row
 
 
-class ScorerTable(SphinxDirective):
+def definition(kind: type[Scorer]) -> list[str]:
+    """Return the paragraphs of a class's docstring as MyST text, but for its source."""
+    paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
+    told = [" ".join(p.partition("Source: ")[0].split()) for p in paragraphs]
+    return [text for text in told if text]
+
+
+class MystText(SphinxDirective):
+    """A directive that makes nodes of MyST text."""
+
+    def _text(self, text: str) -> Iterable[nodes.Node]:
+        parsed, _ = self.state.inline_text(text, self.lineno)
+        return [nodes.paragraph("", "", *parsed)]
+
+
+class ScorerFormulas(MystText):
+    """Define the scores of `TABLE`, those of one class together; see the module."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(table.__file__))
+        shown = nodes.definition_list(classes=["scorer-formulas"])
+        for kind, entries in groupby(TABLE.values(), lambda entry: type(entry.factory())):
+            names = ", ".join(f"{entry.title} `{entry.name}`" for entry in entries)
+            (term,) = self._text(names)
+            body = [node for text in definition(kind) for node in self._text(text)]
+            item = nodes.definition_list_item()
+            item += [nodes.term("", "", *term.children), nodes.definition("", *body)]
+            shown += item
+        return [shown]
+
+
+class ScorerTable(MystText):
     """Show `TABLE` as one table with a heading row for each family; see the module."""
 
     required_arguments = 1
@@ -105,11 +142,8 @@ class ScorerTable(SphinxDirective):
     def _cell(self, text: str, **attributes: Any) -> nodes.entry:
         return nodes.entry("", *self._text(text), **attributes)
 
-    def _text(self, text: str) -> Iterable[nodes.Node]:
-        parsed, _ = self.state.inline_text(text, self.lineno)
-        return [nodes.paragraph("", "", *parsed)]
-
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("scorer-table", ScorerTable)
+    app.add_directive("scorer-formulas", ScorerFormulas)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
