@@ -16,6 +16,7 @@ from embedood import scorers
 from embedood.metrics import auroc_unseen
 from embedood.outputs import Outputs
 from embedood.scorers import Fusion
+from embedood.scorers._base import check, check_known
 from embedood.splits import UNSEEN
 
 
@@ -26,7 +27,8 @@ class Play:
     train, validation: rows of the classes that it knows, as `Scorer.fit` and `calibrate` ask for.
     asked: rows to be told apart, labelled −1 where their class was kept; those of known classes may be
     the validation rows. outliers: pseudo-OOD for the scores that learn from some, or None. Raises
-    `ValueError` unless some rows are of known classes and others are not.
+    `ValueError` unless some rows asked are of known classes and others are not, and for arrays that
+    are misshapen, not finite or labelled otherwise; `TypeError` for what is not `Outputs`.
     """
 
     train: Outputs
@@ -35,6 +37,16 @@ class Play:
     outliers: Outputs | None = None
 
     def __post_init__(self) -> None:
+        check_known(self.train, "train")
+        check_known(self.validation, "validation")
+        check(self.asked, "asked")
+        labels, classes = np.asarray(self.asked.labels), np.asarray(self.asked.logits).shape[1]
+        strange = np.unique(labels[(labels < UNSEEN) | (labels >= classes)])
+        if len(strange):
+            raise ValueError(
+                f"asked must be labelled 0 … {classes - 1}, or −1 where the class was kept from the "
+                f"network; got {strange.tolist()} among {len(labels)} rows"
+            )
         kept = int(self.is_unseen.sum())
         if not 0 < kept < len(self.is_unseen):
             raise ValueError(
@@ -85,29 +97,37 @@ class Comparison:
 def compare(plays: Sequence[Play], names: Collection[str] | None = None) -> Comparison:
     """Return how well each score finds the classes that were kept, play by play.
 
-    names: of `scorers.TABLE`; by default all that the plays serve. A score that refuses the outputs
-    of one play, such as negative embeddings, is left out. Raises `ValueError` without a play, for an
-    unknown name, and where every score refuses.
+    names: of `scorers.TABLE`; by default all. A score that asks for what a play does not hold, or that
+    refuses its outputs, such as negative embeddings, is left out. Raises `ValueError` without a play or
+    a name, for an unknown name, and where every score refuses; `TypeError` where `plays` is one play or
+    `names` one name instead of a list.
 
     Source: ours, as in the book's chapters 03 to 06.
     """
-    if not plays:
-        raise ValueError("a rehearsal needs at least one play")
+    names = list(scorers.TABLE) if names is None else names
+    if isinstance(plays, Play) or isinstance(names, str):
+        raise TypeError('plays and names are lists, such as [play] and ["energy"]')
+    if not plays or not names:
+        raise ValueError("a rehearsal needs at least one play and at least one name of a score")
     served = set.intersection(*(play.serves for play in plays))
-    if names is None:
-        names = [name for name, entry in scorers.TABLE.items() if served.issuperset(entry.needs)]
-    for name in names:
-        scorers.make(name)  # refuses what is unknown, before anything is computed
     found, refused = {}, {}
-    for name in names:
+    for name, needs in {name: scorers.make(name).needs for name in names}.items():
         try:
+            _refuse_unserved(set(needs) - served)
             found[name] = np.array([play.auroc(name) for play in plays])
         except ValueError as reason:
             refused[name] = str(reason)
     if not found:
-        raise ValueError(f"no score takes these outputs: {refused}")
+        raise ValueError(
+            f"no score takes these outputs: {'; '.join(sorted(set(refused.values())))}"
+        )
     ranked = sorted(found, key=lambda name: -found[name].mean())
     return Comparison({name: found[name] for name in ranked}, refused)
+
+
+def _refuse_unserved(missing: set[str]) -> None:
+    if missing:
+        raise ValueError(f"asks for {' and '.join(sorted(missing))}, which not every play holds")
 
 
 CHOICES = (0.001, 0.01, 0.1, 1.0)
@@ -121,18 +141,22 @@ def fusion(
     In each play the scores are standardised on its validation rows. One logistic regression over all
     plays, each of them and each of their sides weighing the same, tells the classes that were kept
     from the known ones; its C, of `choices`, is the one whose weights have the largest mean AUROC in a
-    play that did not teach them. To be fitted and calibrated like any scorer, on the network in use.
+    play that did not teach them, so each play must be of another network. To be fitted and calibrated
+    like any scorer, on the network in use.
     Raises `ValueError` for fewer than two plays, no name, an unknown one, C ≤ 0, or outputs that a
     score refuses.
 
     Source: ours; logistic regression of scores: Lee et al., 2018, there on real outliers.
     """
-    if len(plays) < 2 or not names or not choices or not min(choices) > 0:
+    if len(plays) < 2:
         raise ValueError(
-            "weights are learned on at least two plays, of at least one score, with C > 0; got "
-            f"{len(plays)} plays, {list(names)} and {list(choices)}"
+            f"one play judges what the others teach, so two are needed; got {len(plays)}"
         )
-    told = [_standardised(play, names) for play in plays]
+    if not names or isinstance(names, str):
+        raise ValueError(f"names must be a list of at least one score, got {names!r}")
+    if not choices or not min(choices) > 0:
+        raise ValueError(f"choices of C must be positive numbers, at least one, got {choices!r}")
+    told = [_standardised(i, play, names) for i, play in enumerate(plays)]
     sides = [play.is_unseen for play in plays]
     chosen = (
         max(choices, key=lambda c: _left_out(told, sides, c)) if len(choices) > 1 else choices[0]
@@ -144,11 +168,14 @@ def _members(names: Sequence[str]) -> tuple[scorers.Scorer, ...]:
     return tuple(map(scorers.make, names))
 
 
-def _standardised(play: Play, names: Sequence[str]) -> np.ndarray:
-    """Scores of what was asked in a play, N×S."""
+def _standardised(number: int, play: Play, names: Sequence[str]) -> np.ndarray:
+    """Scores of what was asked in a play, N×S; `ValueError` that names the play where one refuses."""
     judge = Fusion(_members(names), "logistic", [1.0] * len(names))
-    judge.fit(play.train).calibrate(play.validation, play.outliers)
-    return judge.standardised(play.asked).T
+    try:
+        judge.fit(play.train).calibrate(play.validation, play.outliers)
+        return judge.standardised(play.asked).T
+    except ValueError as refusal:
+        raise ValueError(f"play {number}: {refusal}") from None
 
 
 def _weights(told: Sequence[np.ndarray], sides: Sequence[np.ndarray], c: float) -> Sequence[float]:

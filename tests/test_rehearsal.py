@@ -70,7 +70,7 @@ def test_a_score_that_refuses_one_play_is_left_out_with_its_reason():
     found = rehearsal.compare([play(), rehearsal.Play(*shifted)], ("react", "energy"))
     assert list(found.aurocs) == ["energy"]
     assert "needs embeddings ≥ 0" in found.refused["react"]
-    with pytest.raises(ValueError, match=r"no score takes these outputs.*react"):
+    with pytest.raises(ValueError, match=r"no score takes these outputs: ReAct.* needs"):
         rehearsal.compare([rehearsal.Play(*shifted)], ["react"])
 
 
@@ -140,19 +140,45 @@ def test_a_play_without_one_side_is_refused(labels):
         replace(one, asked=replace(one.asked, labels=labels))
 
 
-def test_requests_that_cannot_be_met_are_refused():
-    with pytest.raises(ValueError, match="needs at least one play"):
-        rehearsal.compare([])
-    with pytest.raises(ValueError, match="unknown scorer 'best'"):
-        rehearsal.compare([play()], ["energy", "best"])
-    for plays, names, choices in (
-        ([play()], NAMES, [1]), ([play()] * 2, (), [1]), ([play()] * 2, NAMES, [0]),
-        ([play()] * 2, NAMES, []),
-    ):  # fmt: skip
-        with pytest.raises(
-            ValueError, match="at least two plays, of at least one score, with C > 0"
-        ):
-            rehearsal.fusion(plays, names, choices)
+def test_labels_and_values_of_a_play_are_checked_before_any_score_is_asked():
+    one = play()
+    labels = one.asked.labels.copy()
+    labels[:3] = 9
+    with pytest.raises(ValueError, match=r"asked must be labelled 0 … 4, or −1 .* got \[9\] among"):
+        replace(one, asked=replace(one.asked, labels=labels))
+    embeddings = one.train.embeddings.copy()
+    embeddings[7, 2] = np.nan
+    with pytest.raises(ValueError, match=r"embeddings of train, .* the first in row 7"):
+        replace(one, train=replace(one.train, embeddings=embeddings))
+    with pytest.raises(TypeError, match="train must be Outputs, made of your arrays, got tuple"):
+        rehearsal.Play((1,), (2,), (3,))
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "message"),
+    [
+        (lambda p: rehearsal.compare([]), ValueError, "at least one play"),
+        (lambda p: rehearsal.compare([p], []), ValueError, "at least one name"),
+        (lambda p: rehearsal.compare(p), TypeError, "plays and names are lists"),
+        (lambda p: rehearsal.compare([p], "energy"), TypeError, "plays and names are lists"),
+        (lambda p: rehearsal.compare([p], ["best"]), ValueError, "unknown scorer 'best'"),
+        (lambda p: rehearsal.fusion([p], NAMES), ValueError, "two are needed; got 1"),
+        (lambda p: rehearsal.fusion([p, p], ()), ValueError, "at least one score"),
+        (lambda p: rehearsal.fusion([p, p], NAMES, [0]), ValueError, "must be positive"),
+        (lambda p: rehearsal.fusion([p, p], NAMES, []), ValueError, "must be positive"),
+        (lambda p: rehearsal.fusion([p, p], ["odin"]), ValueError, "play 0: no perturbed_logits"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(request_, kind, message):
+    with pytest.raises(kind, match=message):
+        request_(play())
+
+
+def test_what_the_plays_do_not_hold_is_named():
+    refused = rehearsal.compare([play()]).refused
+    assert refused["odin"] == "asks for gradient, which not every play holds"
+    assert set(refused) == {n for n, e in scorers.TABLE.items()
+                            if {"gradient", "decoder", "outliers"} & set(e.needs)}  # fmt: skip
 
 
 def test_only_a_logistic_fusion_standardises():

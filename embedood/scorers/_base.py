@@ -184,7 +184,7 @@ def all_finite(array: np.ndarray) -> bool:
 def check_known(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> None:
     """Raise `ValueError` unless `check` passes and every label is one of the head's classes."""
     check(outputs, name, None if reads is None else (*reads, "labels"))
-    classes, labels = outputs.logits.shape[1], np.asarray(outputs.labels)
+    classes, labels = np.asarray(outputs.logits).shape[1], np.asarray(outputs.labels)
     strange = np.unique(labels[(labels < 0) | (labels >= classes)])
     if len(strange):
         raise ValueError(
