@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from embedood.runtime import autocast_dtype
+
 # The quintic a·s + b·s³ + c·s⁵ pulls a singular value in (0, 1] to about one, in few steps.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -16,14 +18,15 @@ def orthogonal_part(matrix: torch.Tensor, steps: int = 3) -> torch.Tensor:
     r"""Return $UV^\top$ of a matrix $USV^\top$, roughly.
 
     Newton and Schulz's iteration from $X$, the matrix over its Frobenius norm:
-    $X \leftarrow aX + (bA + cA^2)X$, $A = XX^\top$. No decomposition, and bfloat16 is exact enough. The
-    larger singular values end between 0.7 and 1.2, small ones below; zeros stay zeros.
+    $X \leftarrow aX + (bA + cA^2)X$, $A = XX^\top$. No decomposition, and bfloat16 is exact enough, where
+    the processor multiplies it natively. The larger singular values end between 0.7 and 1.2, small ones
+    below; zeros stay zeros.
 
     Source: Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(torch.bfloat16)
+    x = (matrix.T if tall else matrix).to(autocast_dtype(matrix.device) or torch.float32)
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T

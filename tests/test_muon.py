@@ -50,7 +50,7 @@ def test_convolutions_step_as_by_torchs_muon_on_their_matrices():
         flat.grad = weight.grad.flatten(1)
         theirs.step()
     apart = (weight.flatten(1) - flat).norm() / (flat - begin).norm()
-    assert apart < 0.03  # both compute in bfloat16, and sum in different orders
+    assert apart < 0.03  # theirs computes in bfloat16, and sums in another order
 
 
 def test_everything_else_steps_as_by_adamw():
