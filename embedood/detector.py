@@ -131,15 +131,8 @@ class Detector:
         if not hasattr(self, "known_scores_"):
             raise NotFittedError(f"{self} has no threshold; call calibrate(validation) first")
         check(outputs, "outputs")
-        scores = self.scorer.score(outputs)
-        p = p_values(scores, self.known_scores_)
-        threshold = self.threshold_
-        if false_discovery is not None:
-            reject = benjamini_hochberg(p, false_discovery)
-            # p falls as the score rises, so the rejected rows are those above the best kept one.
-            threshold = float(scores[~reject].max(initial=-np.inf))
-        labels = np.where(scores > threshold, UNSEEN, np.asarray(outputs.logits).argmax(1))
-        return Decisions(labels, scores, threshold, p)
+        scores, logits = self.scorer.score(outputs), np.asarray(outputs.logits)
+        return decisions(scores, logits, self.known_scores_, self.threshold_, false_discovery)
 
     def save(self, path: str | Path) -> None:
         """Write scorer, threshold and known scores to one `.npz` file, atomically, without pickle."""
@@ -179,6 +172,23 @@ def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: file[name] for name in file.files}
     config = json.loads(str(arrays.get("config", "{}")))
     return arrays, config if isinstance(config, dict) else {}
+
+
+def decisions(
+    scores: np.ndarray,
+    logits: np.ndarray,
+    known: np.ndarray,
+    threshold: float,
+    false_discovery: float | None = None,
+) -> Decisions:
+    """Return what scores N and logits N×C say, against known scores; see `Detector.decide`."""
+    p = p_values(scores, np.sort(known))
+    if false_discovery is not None:
+        reject = benjamini_hochberg(p, false_discovery)
+        # p falls as the score rises, so the rejected rows are those above the best kept one.
+        threshold = float(scores[~reject].max(initial=-np.inf))
+    labels = np.where(scores > threshold, UNSEEN, logits.argmax(1))
+    return Decisions(labels, scores, threshold, p)
 
 
 def halves(outputs: Outputs, seed: int) -> tuple[Outputs, Outputs]:

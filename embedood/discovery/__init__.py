@@ -2,7 +2,8 @@
 
 `Discovery().fit(train, validation).discover(outputs)` does all of it. The stages alone: `cluster(name,
 embeddings, k)`, with `CLUSTERERS` as its table, and `estimate(name, embeddings)`, with the
-estimators of the number of classes in `counting` and `probes`.
+estimators of the number of classes in `counting` and `probes`. `StreamDetector` detects by what a whole
+stream has in common, where the first stage of `Discovery` judges each row alone.
 """
 
 from embedood.discovery.clustering import CLUSTERERS, cluster
@@ -18,6 +19,7 @@ from embedood.discovery.counting import (
 from embedood.discovery.kmeans import KMeansRuns, semi_supervised_kmeans, spherical_kmeans
 from embedood.discovery.pipeline import Discovered, Discovery
 from embedood.discovery.probes import estimate, probe_classes
+from embedood.discovery.stream import OpenMixture, StreamDetector
 
 __all__ = [
     "CLUSTERERS",
@@ -26,6 +28,8 @@ __all__ = [
     "Discovery",
     "Estimate",
     "KMeansRuns",
+    "OpenMixture",
+    "StreamDetector",
     "bic",
     "cluster",
     "dirichlet_process",

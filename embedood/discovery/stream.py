@@ -1,0 +1,209 @@
+"""What a whole stream says of each of its rows: new classes are looked for where known ones are not."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy.special import expit, logit, logsumexp, softmax
+from sklearn.cluster import KMeans
+from sklearn.metrics.pairwise import euclidean_distances
+
+from embedood.detector import Decisions, decisions, false_alarm_threshold
+from embedood.outputs import Outputs
+from embedood.scorers import Energy, NotFittedError, Scorer
+from embedood.scorers._base import check, check_known, class_means, in_double
+from embedood.scorers.gaussians import scatter, whitened, whitening
+
+
+@dataclass(frozen=True)
+class OpenMixture:
+    r"""Gaussians of known classes, which stay where they are, and of new ones, in whitened space.
+
+    $p(z)=(1-\rho)\sum_c\pi_c\,\mathcal N(z;\mu_c,s^2I)+\rho\sum_kw_k\,\mathcal N(z;\nu_k,s^2I)$.
+    known: $\mu$, C×D; new: $\nu$, K×D; weights: $\pi$ and $w$, C and K; share: $\rho$; variance: $s^2$.
+    """
+
+    known: np.ndarray
+    new: np.ndarray
+    known_weights: np.ndarray
+    new_weights: np.ndarray
+    share: float
+    variance: float
+
+    def log_odds(self, z: np.ndarray) -> np.ndarray:
+        """Posterior log-odds of being new, N rows of D, any real number."""
+        return self._log_odds(*self._joint(*self._squares(z)))
+
+    def step(self, z: np.ndarray) -> OpenMixture:
+        """One step of EM on rows N×D, as if each component had one more row, at its mean."""
+        squares = self._squares(z)
+        known, new = self._joint(*squares)
+        is_new = expit(self._log_odds(known, new))[:, None]
+        to_known, to_new = softmax(known, axis=1) * (1 - is_new), softmax(new, axis=1) * is_new
+        rows_known, rows_new = to_known.sum(0) + 1, to_new.sum(0) + 1
+        spread = np.vdot(to_known, squares[0]) + np.vdot(to_new, squares[1])
+        return OpenMixture(
+            known=self.known,
+            new=(to_new.T @ z + self.new) / rows_new[:, None],
+            known_weights=rows_known / rows_known.sum(),
+            new_weights=rows_new / rows_new.sum(),
+            share=float(rows_new.sum() / (rows_new.sum() + rows_known.sum())),
+            variance=max(float(spread) / z.size, 1e-12),
+        )
+
+    def _squares(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances to all means, N×C and N×K."""
+        known, new = (euclidean_distances(z, m, squared=True) for m in (self.known, self.new))
+        return known, new
+
+    def _joint(self, known: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log of weight × density by squared distances, but for a number that all share."""
+        return (
+            np.log(self.known_weights) - known / (2 * self.variance),
+            np.log(self.new_weights) - new / (2 * self.variance),
+        )
+
+    def _log_odds(self, known: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return logit(self.share) + logsumexp(new, axis=1) - logsumexp(known, axis=1)
+
+
+@dataclass
+class StreamDetector:
+    r"""Which rows of a stream are of no known class, judged by the whole stream.
+
+    `StreamDetector().fit(train).decide(stream, validation)`, all of one network. Alone, a row of a new
+    class may pass for an odd one of a known class; but its own kind is in the stream as well, and where
+    many rows gather, a new class is the better explanation. Known classes are Gaussians at their means in
+    training, all of one Σ, which is whitened; `components` new ones, of the same Σ, start by k-means among
+    the `suspects`, the share of rows with the highest `scorer` (None: the energy), and follow the stream by
+    EM, in `iterations` steps. The score is the log-odds of the new, the mean over `restarts`.
+
+    No row of the stream needs a label. A `scorer` learns from train alone. The new components are not
+    the new classes: it does not matter much whether there are as many.
+
+    Source: Miller & Browning, 2003, "A mixture model and EM-based algorithm for class discovery, robust
+    classification, and outlier rejection…"; ours are the fixed known means, the start and the restarts.
+    """
+
+    scorer: Scorer | None = None
+    components: int = 20
+    suspects: float = 0.3
+    restarts: int = 10
+    iterations: int = 20
+    seed: int = 0
+
+    def fit(self, train: Outputs) -> Self:
+        """Learn the known classes from training outputs; what a stream taught is forgotten.
+
+        Raises `ValueError` for settings out of range, for a scorer that learns from more than train,
+        and as `Scorer.fit` does; `TypeError` for what is no scorer.
+        """
+        self._refuse_settings()
+        check_known(train, "train")
+        self.__dict__.pop("mixtures_", None)
+        self.scorer_ = copy.deepcopy(self.scorer or Energy()).fit(train)
+        train = in_double(train)
+        means, places = class_means(train)
+        within = scatter(train.embeddings, means, places, np.arange(len(train)))
+        self.whitening_ = whitening(within.covariance(None), len(train))
+        self.middle_ = means.mean(0)
+        self.known_ = self._white(means)
+        return self
+
+    def listen(self, *streams: Outputs) -> Self:
+        """Look for new classes in all rows of some outputs; neither labels nor order matter.
+
+        Raises `NotFittedError`, and `ValueError` for outputs of another network's shape and for fewer
+        suspects than components.
+        """
+        for stream in streams:
+            self._refuse(stream)
+        z = np.concatenate([self._white(in_double(stream).embeddings) for stream in streams])
+        own = np.concatenate([self.scorer_.score(stream) for stream in streams])
+        order = np.lexsort((*z.T, own))[::-1]
+        z, count = z[order], int(np.ceil(self.suspects * len(z)))
+        if count < self.components:
+            raise ValueError(
+                f"{self.components} components start among suspects, and a share of {self.suspects} "
+                f"of {len(z)} rows is {count}; fewer components, or more rows, would be right"
+            )
+        seeds = range(self.seed, self.seed + self.restarts)
+        self.mixtures_ = [self._explain(z, z[:count], seed) for seed in seeds]
+        return self
+
+    def score(self, outputs: Outputs) -> np.ndarray:
+        """Return the log-odds of being new, one float64 per row, whether or not it was listened to."""
+        self._refuse(outputs)
+        if not hasattr(self, "mixtures_"):
+            raise NotFittedError("StreamDetector knows no stream; call listen(stream) first")
+        z = self._white(in_double(outputs).embeddings)
+        return np.mean([mixture.log_odds(z) for mixture in self.mixtures_], axis=0)
+
+    def decide(
+        self,
+        stream: Outputs,
+        validation: Outputs,
+        false_alarm: float = 0.05,
+        false_discovery: float | None = None,
+    ) -> Decisions:
+        r"""Return class or −1, score and p-value for each row of a stream.
+
+        Validation outputs are of known classes, and nothing may have been trained on them. They are
+        hidden in the stream: the mixture cannot tell them from its known rows, so that the scores of
+        both are exchangeable, p-values hold, and known rows are rejected with probability ≤
+        `false_alarm`; with `false_discovery` q, of what is rejected a share of at most q is known, in
+        expectation (Benjamini & Hochberg, 1995).
+
+        Raises `ValueError` as `listen` does, and for too few validation rows.
+
+        Source: Marandon et al., 2024, "Adaptive novelty detection with false discovery rate guarantee".
+        """
+        check_known(validation, "validation")
+        self.listen(validation, stream)
+        known, scores = self.score(validation), self.score(stream)
+        threshold = false_alarm_threshold(known, false_alarm)
+        return decisions(scores, np.asarray(stream.logits), known, threshold, false_discovery)
+
+    def _explain(self, z: np.ndarray, suspects: np.ndarray, seed: int) -> OpenMixture:
+        """The mixture that EM ends with when k-means starts it with a seed."""
+        begin = KMeans(self.components, n_init=1, random_state=seed).fit(suspects).cluster_centers_
+        nearest = euclidean_distances(z, self.known_, squared=True).min(1)
+        known, new = (np.full(len(means), 1 / len(means)) for means in (self.known_, begin))
+        variance = max(float(nearest.mean()) / z.shape[1], 1e-12)
+        mixture = OpenMixture(self.known_, begin, known, new, self.suspects / 2, variance)
+        for _ in range(self.iterations):
+            mixture = mixture.step(z)
+        return mixture
+
+    def _white(self, embeddings: np.ndarray) -> np.ndarray:
+        return whitened(embeddings, self.middle_, self.whitening_)
+
+    def _refuse(self, outputs: Outputs) -> None:
+        if not hasattr(self, "known_"):
+            raise NotFittedError("StreamDetector has not been fitted; call fit(train) first")
+        check(outputs, "outputs")
+        if outputs.embeddings.shape[1] != len(self.middle_):
+            raise ValueError(
+                f"StreamDetector was fitted with D = {len(self.middle_)}; "
+                f"got D = {outputs.embeddings.shape[1]}"
+            )
+
+    def _refuse_settings(self) -> None:
+        for name in ("components", "restarts", "iterations"):
+            if not (isinstance(value := getattr(self, name), int) and value > 0):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not 0 < self.suspects < 1:
+            raise ValueError(f"suspects must be a share between 0 and 1, got {self.suspects!r}")
+        if self.scorer is None:
+            return
+        if not isinstance(self.scorer, Scorer):
+            raise TypeError(
+                f"scorer must be one, such as scorers.make('energy'), got {self.scorer!r}"
+            )
+        if not set(self.scorer.needs) <= {"train"}:
+            raise ValueError(
+                f"{self.scorer} needs {', '.join(self.scorer.needs)}; only train is given"
+            )
