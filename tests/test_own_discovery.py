@@ -55,3 +55,11 @@ def test_every_digit_that_arrived_is_named_by_a_medoid(page):
 def test_given_the_number_each_digit_has_its_cluster(page):
     assert page["given"].k == 4
     assert page["right"] > 0.75
+
+
+def test_the_whole_stream_finds_more_than_its_rows_alone(page):
+    heard, alone, unseen = page["heard"], page["alone"], page["unseen"]
+    assert heard.is_unseen[unseen].mean() > alone.is_unseen[unseen].mean() + 0.1
+    assert heard.is_unseen[~unseen].mean() < 0.1
+    alone_right = page["right"] * page["given"].is_new[unseen].mean()
+    assert abs(page["right_of_all"] - alone_right) < 0.05, "the page says that clusters gain nothing"
