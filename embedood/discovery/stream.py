@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.special import expit, logit, logsumexp, softmax
+from scipy.special import expit, logit
 from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances
 
@@ -35,14 +35,15 @@ class OpenMixture:
 
     def log_odds(self, z: np.ndarray) -> np.ndarray:
         """Posterior log-odds of being new, N rows of D, any real number."""
-        return self._log_odds(*self._joint(*self._squares(z)))
+        known, new = (_normalised(side)[0] for side in self._joint(*self._squares(z)))
+        return logit(self.share) + new - known
 
     def step(self, z: np.ndarray) -> OpenMixture:
         """One step of EM on rows N×D, as if each component had one more row, at its mean."""
         squares = self._squares(z)
-        known, new = self._joint(*squares)
-        is_new = expit(self._log_odds(known, new))[:, None]
-        to_known, to_new = softmax(known, axis=1) * (1 - is_new), softmax(new, axis=1) * is_new
+        (known, to_known), (new, to_new) = map(_normalised, self._joint(*squares))
+        is_new = expit(logit(self.share) + new - known)[:, None]
+        to_known, to_new = to_known * (1 - is_new), to_new * is_new
         rows_known, rows_new = to_known.sum(0) + 1, to_new.sum(0) + 1
         spread = np.vdot(to_known, squares[0]) + np.vdot(to_new, squares[1])
         return OpenMixture(
@@ -66,8 +67,13 @@ class OpenMixture:
             np.log(self.new_weights) - new / (2 * self.variance),
         )
 
-    def _log_odds(self, known: np.ndarray, new: np.ndarray) -> np.ndarray:
-        return logit(self.share) + logsumexp(new, axis=1) - logsumexp(known, axis=1)
+
+def _normalised(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-sum-exp N and softmax N×K of each row, from one exponential."""
+    highest = joint.max(1, keepdims=True)
+    powers = np.exp(joint - highest)
+    total = powers.sum(1, keepdims=True)
+    return (np.log(total) + highest)[:, 0], powers / total
 
 
 @dataclass
