@@ -62,4 +62,6 @@ def test_the_whole_stream_finds_more_than_its_rows_alone(page):
     assert heard.is_unseen[unseen].mean() > alone.is_unseen[unseen].mean() + 0.1
     assert heard.is_unseen[~unseen].mean() < 0.1
     alone_right = page["right"] * page["given"].is_new[unseen].mean()
-    assert abs(page["right_of_all"] - alone_right) < 0.05, "the page says that clusters gain nothing"
+    assert abs(page["right_of_all"] - alone_right) < 0.05, (
+        "the page says that clusters gain nothing"
+    )
