@@ -168,6 +168,11 @@ def test_float32_is_worked_on_in_double_precision():
     ("settings", "error", "message"),
     [
         ({"components": 0}, ValueError, "components must be a whole number of at least 1, got 0"),
+        (
+            {"components": True},
+            ValueError,
+            "components must be a whole number of at least 1, got True",
+        ),
         ({"restarts": 1.5}, ValueError, "restarts must be a whole number of at least 1, got 1.5"),
         ({"suspects": 1.0}, ValueError, "suspects must be a share between 0 and 1, got 1.0"),
         ({"scorer": "energy"}, TypeError, "scorers.make"),
@@ -188,6 +193,9 @@ def test_faults_are_told():
         detector().decide(stream(50, 10, 0), stream(50, 10, 1))
     with pytest.raises(ValueError, match=r"cannot hold a false-alarm rate of 0\.05"):
         detector().decide(stream(50, 10, 0), known(10, 1))
+    assert len(detector().decide(stream(50, 10, 0), known(10, 1), false_discovery=0.2).labels) == 60
+    with pytest.raises(ValueError, match="nothing to listen to"):
+        detector().listen()
     other = Outputs(np.zeros((4, 3)), np.zeros((4, 2)), np.zeros(4, int), None, None)
-    with pytest.raises(ValueError, match="fitted with D = 3; got D = 2"):
+    with pytest.raises(ValueError, match="fitted with C = 3, D = 3; stream has C = 3, D = 2"):
         detector().listen(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -39,7 +40,8 @@ class OpenMixture:
         return logit(self.share) + new - known
 
     def step(self, z: np.ndarray) -> OpenMixture:
-        """One step of EM on rows N×D, as if each component had one more row, at its mean."""
+        """One step of EM on rows N×D, damped: weights and new means count one more row a component,
+        where its mean was, so that none can vanish. The known means stay."""
         squares = self._squares(z)
         (known, to_known), (new, to_new) = map(_normalised, self._joint(*squares))
         is_new = expit(logit(self.share) + new - known)[:, None]
@@ -85,10 +87,13 @@ class StreamDetector:
     many rows gather, a new class is the better explanation. Known classes are Gaussians at their means in
     training, all of one Σ, which is whitened; `components` new ones, of the same Σ, start by k-means among
     the `suspects`, the share of rows with the highest `scorer` (None: the energy), and follow the stream by
-    EM, in `iterations` steps. The score is the log-odds of the new, the mean over `restarts`.
+    EM, in `iterations` steps. Known means and the shape of Σ stay as training gave them; the weights of all
+    components and the size of Σ are learned from the stream. The score is the log-odds of the new, the
+    mean over `restarts`.
 
-    No row of the stream needs a label. A `scorer` learns from train alone. The new components are not
-    the new classes: it does not matter much whether there are as many.
+    Labels of the stream are not looked at; −1 serves. A `scorer` learns from train alone. The new components
+    are not the new classes: more of them did no harm in chapter 11, far fewer did. Nor did a kind that
+    sends a few rows gain anything there, so count on some dozens of each, rather a hundred.
 
     Source: Miller & Browning, 2003, "A mixture model and EM-based algorithm for class discovery, robust
     classification, and outlier rejection…"; ours are the fixed known means, the start and the restarts.
@@ -117,16 +122,19 @@ class StreamDetector:
         self.whitening_ = whitening(within.covariance(None), len(train))
         self.middle_ = means.mean(0)
         self.known_ = self._white(means)
+        self.sizes_ = (train.logits.shape[1], train.embeddings.shape[1])
         return self
 
     def listen(self, *streams: Outputs) -> Self:
-        """Look for new classes in all rows of some outputs; neither labels nor order matter.
+        """Look for new classes in all rows of some outputs, `listen(a, b)`; neither labels nor order matter.
 
-        Raises `NotFittedError`, and `ValueError` for outputs of another network's shape and for fewer
-        suspects than components.
+        Raises `NotFittedError`, and `ValueError` for outputs of another network's shape, for none, and
+        for fewer suspects than components.
         """
+        if not streams:
+            raise ValueError("there is nothing to listen to; listen(stream), or listen(a, b)")
         for stream in streams:
-            self._refuse(stream)
+            self._refuse(stream, "stream")
         z = np.concatenate([self._white(in_double(stream).embeddings) for stream in streams])
         own = np.concatenate([self.scorer_.score(stream) for stream in streams])
         order = np.lexsort((*z.T, own))[::-1]
@@ -142,7 +150,7 @@ class StreamDetector:
 
     def score(self, outputs: Outputs) -> np.ndarray:
         """Return the log-odds of being new, one float64 per row, whether or not it was listened to."""
-        self._refuse(outputs)
+        self._refuse(outputs, "outputs")
         if not hasattr(self, "mixtures_"):
             raise NotFittedError("StreamDetector knows no stream; call listen(stream) first")
         z = self._white(in_double(outputs).embeddings)
@@ -158,19 +166,24 @@ class StreamDetector:
         r"""Return class or −1, score and p-value for each row of a stream.
 
         Validation outputs are of known classes, and nothing may have been trained on them. They are
-        hidden in the stream: the mixture cannot tell them from its known rows, so that the scores of
-        both are exchangeable, p-values hold, and known rows are rejected with probability ≤
-        `false_alarm`; with `false_discovery` q, of what is rejected a share of at most q is known, in
-        expectation (Benjamini & Hochberg, 1995).
+        hidden in the stream. If the known rows of the stream are drawn like them, **class frequencies
+        included**, the mixture cannot tell one from the other, their scores are exchangeable and p-values
+        hold: over the draw of both, known rows are rejected with probability ≤ `false_alarm`; or, with
+        `false_discovery` q, which takes its place, of what is rejected a share of at most q is known, in
+        expectation (Benjamini & Hochberg, 1995). Few validation rows make few p-values: none is below
+        1/(n + 1). Many make the unseen rarer in what the mixture sees.
 
         Raises `ValueError` as `listen` does, and for too few validation rows.
 
         Source: Marandon et al., 2024, "Adaptive novelty detection with false discovery rate guarantee".
         """
+        self._refuse(stream, "stream")
+        self._refuse(validation, "validation")
         check_known(validation, "validation")
         self.listen(validation, stream)
         known, scores = self.score(validation), self.score(stream)
-        threshold = false_alarm_threshold(known, false_alarm)
+        given = false_discovery is None
+        threshold = false_alarm_threshold(known, false_alarm) if given else np.inf
         return decisions(scores, np.asarray(stream.logits), known, threshold, false_discovery)
 
     def _explain(self, z: np.ndarray, suspects: np.ndarray, seed: int) -> OpenMixture:
@@ -187,19 +200,21 @@ class StreamDetector:
     def _white(self, embeddings: np.ndarray) -> np.ndarray:
         return whitened(embeddings, self.middle_, self.whitening_)
 
-    def _refuse(self, outputs: Outputs) -> None:
+    def _refuse(self, outputs: Outputs, name: str) -> None:
         if not hasattr(self, "known_"):
             raise NotFittedError("StreamDetector has not been fitted; call fit(train) first")
-        check(outputs, "outputs")
-        if outputs.embeddings.shape[1] != len(self.middle_):
+        check(outputs, name)
+        sizes = (outputs.logits.shape[1], outputs.embeddings.shape[1])
+        if sizes != self.sizes_:
+            fitted = "C = {}, D = {}".format(*self.sizes_)
             raise ValueError(
-                f"StreamDetector was fitted with D = {len(self.middle_)}; "
-                f"got D = {outputs.embeddings.shape[1]}"
+                f"StreamDetector was fitted with {fitted}; {name} has C = {sizes[0]}, D = {sizes[1]}"
             )
 
     def _refuse_settings(self) -> None:
         for name in ("components", "restarts", "iterations"):
-            if not (isinstance(value := getattr(self, name), int) and value > 0):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not 0 < self.suspects < 1:
             raise ValueError(f"suspects must be a share between 0 and 1, got {self.suspects!r}")
