@@ -60,6 +60,11 @@ class Detector:
                 f"a Detector takes a scorer, such as scorers.make('energy'), got {self.scorer!r}"
             )
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it has a threshold."""
+        return hasattr(self, "known_scores_")
+
     def fit(self, train: Outputs) -> Self:
         """Fit the scorer to training outputs; an earlier calibration is forgotten."""
         check_known(train, "train")
@@ -128,7 +133,7 @@ class Detector:
         most q is known, in expectation (Benjamini & Hochberg, 1995; on conformal p-values Bates et
         al., 2023). One image is `outputs[i : i + 1]`.
         """
-        if not hasattr(self, "known_scores_"):
+        if not self.is_calibrated:
             raise NotFittedError(f"{self} has no threshold; call calibrate(validation) first")
         check(outputs, "outputs")
         scores, logits = self.scorer.score(outputs), np.asarray(outputs.logits)
@@ -136,7 +141,7 @@ class Detector:
 
     def save(self, path: str | Path) -> None:
         """Write scorer, threshold and known scores to one `.npz` file, atomically, without pickle."""
-        if not hasattr(self, "known_scores_"):
+        if not self.is_calibrated:
             raise NotFittedError(f"{self} has no threshold; call calibrate(validation) first")
         config = {"format": FORMAT, "scorer": describe(self.scorer), "threshold": self.threshold_}
         arrays: dict[str, Any] = arrays_of(self.scorer, "scorer")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from scorer_outputs import made
 
@@ -327,3 +328,32 @@ def test_what_is_no_scorer_or_no_outputs_is_refused_with_what_would_be_right():
         TypeError, match="outputs must be Outputs, made of your arrays, got ndarray"
     ):
         detector.decide(np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda outputs: {"logits": outputs.logits.tolist()}, "logits of train .* got list"),
+        (lambda outputs: {"labels": None}, "labels of train .* got NoneType"),
+        (lambda outputs: {"embeddings": outputs.embeddings.astype(str)}, "array of <U"),
+        (lambda outputs: {"embeddings": outputs.embeddings + 0j}, "array of complex128"),
+        (
+            lambda outputs: {"embeddings": torch.tensor(outputs.embeddings).bfloat16()},
+            "after .detach().cpu().float(); got a tensor for which .*BFloat16",
+        ),
+        (
+            lambda outputs: {"embeddings": torch.tensor(outputs.embeddings).requires_grad_()},
+            "got a tensor for which .*requires grad",
+        ),
+    ],
+)
+def test_what_is_no_array_of_real_numbers_is_refused_by_name(change, got):
+    outputs = made()
+    pattern = got.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(TypeError, match=pattern):
+        Detector(scorers.Energy()).fit(replace(outputs, **change(outputs)))
+
+
+def test_labels_between_two_classes_are_refused():
+    with pytest.raises(ValueError, match=r"rows have the labels \[0\.5, 1\.5"):
+        Detector(scorers.Energy()).fit(replace(made(), labels=made().labels + 0.5))

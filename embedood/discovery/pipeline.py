@@ -16,6 +16,7 @@ from embedood.detector import Detector
 from embedood.discovery.clustering import CLUSTERERS, cluster
 from embedood.discovery.counting import CANDIDATES, Estimate, median_estimate
 from embedood.discovery.probes import NAMES, estimate
+from embedood.discovery.stream import StreamDetector
 from embedood.outputs import Outputs
 from embedood.scorers import Energy, NotFittedError
 from embedood.scorers._base import check, check_known, chunked, in_double
@@ -77,14 +78,15 @@ class Discovery:
     (The numbers are those of the made-up file of the tests.) Test labels are not looked at.
 
     detector: one that was calibrated is used as it is; another is fitted to train and calibrated on
-    validation at `false_alarm`; None is the energy. estimator: "median" or a name of
+    validation at `false_alarm`; None is the energy, judging each row alone; `StreamDetector()` looks at the
+    whole stream first. estimator: "median" or a name of
     `counting`; clusterer: a name of `CLUSTERERS`. They see the embeddings in the first principal
     components of the training embeddings, the clusterer in `dimensions` (None: as they are), the estimator
     in `count_dimensions` (None: in as many), in an order that does not depend on that of the rows.
     More than `max_rows` unseen rows are thinned out for counting.
     """
 
-    detector: Detector | None = None
+    detector: Detector | StreamDetector | None = None
     estimator: str = "median"
     clusterer: str = "kmeans"
     candidates: Sequence[int] = CANDIDATES
@@ -109,7 +111,7 @@ class Discovery:
         check_known(train, "train")
         check_known(validation, "validation")
         detector = copy.deepcopy(self.detector or Detector(Energy()))
-        if not hasattr(detector, "known_scores_"):
+        if not detector.is_calibrated:
             detector.fit(train).calibrate(validation, outliers, false_alarm=self.false_alarm)
         self.detector_, self.num_known_ = detector, train.logits.shape[1]
         self._fit_projection(in_double(train).embeddings)

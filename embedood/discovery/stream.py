@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from embedood.detector import Decisions, decisions, false_alarm_threshold
 from embedood.outputs import Outputs
 from embedood.scorers import Energy, NotFittedError, Scorer
 from embedood.scorers._base import check, check_known, class_means, in_double
-from embedood.scorers.gaussians import scatter, whitened, whitening
+from embedood.scorers.gaussians import scatter, squared_lengths, whitened, whitening
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ def _normalised(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class StreamDetector:
     r"""Which rows of a stream are of no known class, judged by the whole stream.
 
-    `StreamDetector().fit(train).decide(stream, validation)`, all of one network. Alone, a row of a new
-    class may pass for an odd one of a known class; but its own kind is in the stream as well, and where
+    `StreamDetector().fit(train).calibrate(validation).decide(stream)`, all of one network. Alone, a row of a
+    new class may pass for an odd one of a known class; but its own kind is in the stream as well, and where
     many rows gather, a new class is the better explanation. Known classes are Gaussians at their means in
-    training, all of one Σ, which is whitened; `components` new ones, of the same Σ, start by k-means among
+    training, all of one Σ, which is whitened (estimated as by `scorers.Mahalanobis`, `shrinkage` included);
+    `components` new ones, of the same Σ, start by k-means among
     the `suspects`, the share of rows with the highest `scorer` (None: the energy), and follow the stream by
     EM, in `iterations` steps. Known means and the shape of Σ stay as training gave them; the weights of all
     components and the size of Σ are learned from the stream. The score is the log-odds of the new, the
@@ -104,24 +105,31 @@ class StreamDetector:
     suspects: float = 0.3
     restarts: int = 10
     iterations: int = 20
+    shrinkage: float | None = None
     seed: int = 0
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it has validation outputs to hide in a stream."""
+        return hasattr(self, "hidden_")
+
     def fit(self, train: Outputs) -> Self:
-        """Learn the known classes from training outputs; what a stream taught is forgotten.
+        """Learn the known classes from training outputs; validation and stream are forgotten.
 
         Raises `ValueError` for settings out of range, for a scorer that learns from more than train,
-        and as `Scorer.fit` does; `TypeError` for what is no scorer.
+        for a singular Σ, and as `Scorer.fit` does; `TypeError` for what is no scorer.
         """
         self._refuse_settings()
         check_known(train, "train")
-        self.__dict__.pop("mixtures_", None)
+        for name in ("mixtures_", "hidden_"):
+            self.__dict__.pop(name, None)
         self.scorer_ = copy.deepcopy(self.scorer or Energy()).fit(train)
         train = in_double(train)
         means, places = class_means(train)
         within = scatter(train.embeddings, means, places, np.arange(len(train)))
-        self.whitening_ = whitening(within.covariance(None), len(train))
+        self.whitening_ = whitening(within.covariance(self.shrinkage), len(train))
         self.middle_ = means.mean(0)
-        self.known_ = self._white(means)
+        self.known_ = whitened(means, self.middle_, self.whitening_)
         self.sizes_ = (train.logits.shape[1], train.embeddings.shape[1])
         return self
 
@@ -135,7 +143,7 @@ class StreamDetector:
             raise ValueError("there is nothing to listen to; listen(stream), or listen(a, b)")
         for stream in streams:
             self._refuse(stream, "stream")
-        z = np.concatenate([self._white(in_double(stream).embeddings) for stream in streams])
+        z = np.concatenate([self._white(stream, "stream") for stream in streams])
         own = np.concatenate([self.scorer_.score(stream) for stream in streams])
         order = np.lexsort((*z.T, own))[::-1]
         z, count = z[order], int(np.ceil(self.suspects * len(z)))
@@ -153,37 +161,51 @@ class StreamDetector:
         self._refuse(outputs, "outputs")
         if not hasattr(self, "mixtures_"):
             raise NotFittedError("StreamDetector knows no stream; call listen(stream) first")
-        z = self._white(in_double(outputs).embeddings)
+        z = self._white(outputs, "outputs")
         return np.mean([mixture.log_odds(z) for mixture in self.mixtures_], axis=0)
 
-    def decide(
-        self,
-        stream: Outputs,
-        validation: Outputs,
-        false_alarm: float = 0.05,
-        false_discovery: float | None = None,
-    ) -> Decisions:
-        r"""Return class or −1, score and p-value for each row of a stream.
+    def calibrate(
+        self, validation: Outputs, outliers: Outputs | None = None, false_alarm: float = 0.05
+    ) -> Self:
+        r"""Keep known validation outputs, which `decide` hides in the stream, and the rate it promises.
 
-        Validation outputs are of known classes, and nothing may have been trained on them. They are
-        hidden in the stream. If the known rows of the stream are drawn like them, **class frequencies
-        included**, the mixture cannot tell one from the other, their scores are exchangeable and p-values
-        hold: over the draw of both, known rows are rejected with probability ≤ `false_alarm`; or, with
-        `false_discovery` q, which takes its place, of what is rejected a share of at most q is known, in
-        expectation (Benjamini & Hochberg, 1995). Few validation rows make few p-values: none is below
-        1/(n + 1). Many make the unseen rarer in what the mixture sees.
+        Nothing may have been trained on them. If the known rows of the stream are drawn like them, **class
+        frequencies included**, the mixture cannot tell one from the other, their scores are exchangeable
+        and p-values hold: over the draw of both, known rows are rejected with probability ≤ `false_alarm`.
+        Few validation rows make few p-values: none is below 1/(n + 1). Many make the unseen rarer in what
+        the mixture sees.
 
-        Raises `ValueError` as `listen` does, and for too few validation rows.
+        Raises `NotFittedError`, and `ValueError` for rows of no known class, and for `outliers`, the
+        pseudo-OOD that a `Detector` may want: the stream takes their place here.
 
         Source: Marandon et al., 2024, "Adaptive novelty detection with false discovery rate guarantee".
         """
-        self._refuse(stream, "stream")
         self._refuse(validation, "validation")
         check_known(validation, "validation")
-        self.listen(validation, stream)
-        known, scores = self.score(validation), self.score(stream)
+        if outliers is not None:
+            raise ValueError("a StreamDetector learns from the stream, and takes no outliers")
+        self.hidden_, self.false_alarm_ = validation, false_alarm
+        return self
+
+    def decide(self, stream: Outputs, false_discovery: float | None = None) -> Decisions:
+        """Listen to a stream with the validation rows hidden in it, and return class or −1, score and
+        p-value of each row.
+
+        With `false_discovery` q, which takes the place of the false-alarm rate: of what is rejected a share
+        of at most q is known, in expectation (Benjamini & Hochberg, 1995).
+
+        Raises `NotFittedError`, and `ValueError` as `listen` does, and for fewer validation rows than
+        the false-alarm rate needs.
+        """
+        self._refuse(stream, "stream")
+        if not self.is_calibrated:
+            raise NotFittedError(
+                "StreamDetector has no rows to hide; call calibrate(validation) first"
+            )
+        self.listen(self.hidden_, stream)
+        known, scores = self.score(self.hidden_), self.score(stream)
         given = false_discovery is None
-        threshold = false_alarm_threshold(known, false_alarm) if given else np.inf
+        threshold = false_alarm_threshold(known, self.false_alarm_) if given else np.inf
         return decisions(scores, np.asarray(stream.logits), known, threshold, false_discovery)
 
     def _explain(self, z: np.ndarray, suspects: np.ndarray, seed: int) -> OpenMixture:
@@ -197,8 +219,17 @@ class StreamDetector:
             mixture = mixture.step(z)
         return mixture
 
-    def _white(self, embeddings: np.ndarray) -> np.ndarray:
-        return whitened(embeddings, self.middle_, self.whitening_)
+    def _white(self, outputs: Outputs, name: str) -> np.ndarray:
+        """Whitened embeddings, N×D in float64; `ValueError` where their squared length is not finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            z = whitened(in_double(outputs).embeddings, self.middle_, self.whitening_)
+            far = ~np.isfinite(squared_lengths(z))
+        if far.any():
+            raise ValueError(
+                f"distances overflow float64 at {far.sum()} of {len(z)} rows of {name}; "
+                "smaller numbers, such as outputs divided by a constant, would be right"
+            )
+        return z
 
     def _refuse(self, outputs: Outputs, name: str) -> None:
         if not hasattr(self, "known_"):
@@ -212,11 +243,13 @@ class StreamDetector:
             )
 
     def _refuse_settings(self) -> None:
-        for name in ("components", "restarts", "iterations"):
+        for name, least in (("components", 1), ("restarts", 1), ("iterations", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if not 0 < self.suspects < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                )
+        if not isinstance(self.suspects, Real) or not 0 < self.suspects < 1:
             raise ValueError(f"suspects must be a share between 0 and 1, got {self.suspects!r}")
         if self.scorer is None:
             return

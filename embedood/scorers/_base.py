@@ -133,15 +133,18 @@ class Scorer:
 def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> None:
     """Raise `ValueError`, naming the sizes, unless all arrays fit each other and are finite.
 
-    Where it is said what a scorer `reads`, the values of other arrays may be anything. Raises
-    `TypeError` for what is not `Outputs`.
+    Where it is said what a scorer `reads`, the values of other arrays may be NaN or infinite. Raises
+    `TypeError` for what is not `Outputs`, or holds something else than arrays of real numbers.
     """
     if not isinstance(outputs, Outputs):
         raise TypeError(
             f"{name} must be Outputs, made of your arrays, got {type(outputs).__name__}"
         )
     named = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
-    arrays = {f: np.asarray(a) for f, a in named.items() if a is not None}
+    asked = ("logits", "embeddings", "labels")
+    arrays = {
+        f: _real_array(f"{f} of {name}", a) for f, a in named.items() if f in asked or a is not None
+    }
     absent = [f for f in HEAD if f not in arrays and f in (reads or ())]
     if absent:
         raise ValueError(
@@ -168,6 +171,20 @@ def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> 
             )
 
 
+def _real_array(name: str, values: Any) -> np.ndarray:
+    """The values as a NumPy array; `TypeError`, with their name, for what is no array of real numbers."""
+    right = "a NumPy array of real numbers, or such a tensor, after .detach().cpu().float()"
+    if not hasattr(values, "shape"):
+        raise TypeError(f"{name} must be {right}; got {type(values).__name__}")
+    try:
+        array = np.asarray(values)
+    except (TypeError, RuntimeError) as error:  # of torch: bfloat16, on a GPU, part of a graph
+        raise TypeError(f"{name} must be {right}; got a tensor for which {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be {right}; got an array of {array.dtype}")
+    return array
+
+
 def all_finite(array: np.ndarray) -> bool:
     """Tell whether no value is NaN or infinite, by one product of the array with itself.
 
@@ -185,7 +202,7 @@ def check_known(outputs: Outputs, name: str, reads: Collection[str] | None = Non
     """Raise `ValueError` unless `check` passes and every label is one of the head's classes."""
     check(outputs, name, None if reads is None else (*reads, "labels"))
     classes, labels = np.asarray(outputs.logits).shape[1], np.asarray(outputs.labels)
-    strange = np.unique(labels[(labels < 0) | (labels >= classes)])
+    strange = np.unique(labels[(labels < 0) | (labels >= classes) | (labels % 1 != 0)])
     if len(strange):
         raise ValueError(
             f"{name} must hold known classes only, 0 … {classes - 1}; "

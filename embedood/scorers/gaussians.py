@@ -69,7 +69,7 @@ def whitening(cov: np.ndarray, rows: int) -> np.ndarray:
     if failed or not inverse_condition > dimensions * np.finfo(float).eps:
         raise ValueError(
             f"the covariance in D = {dimensions} dimensions, from {rows} rows, is singular; "
-            "use shrinkage"
+            "more rows, fewer dimensions, or some shrinkage would be right"
         )
     return lapack.dtrtri(factor, lower=True)[0].T
 
