@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from embedood import batch, cli
+from embedood.batch import publishing
 from embedood.batch.progress import Progress, last_heading
 from embedood.batch.publishing import _hide_marks
 
@@ -491,6 +492,38 @@ def test_a_warning_keeps_the_last_good_book(project, capsys):
         batch.build_book()
     assert "missing.md" in capsys.readouterr().err
     assert start.is_file()
+
+
+def test_a_build_tells_which_page_it_executes(capsys):
+    lines = [
+        "reading sources... [ 50%] a",
+        "reading sources... [100%] own_a",
+        "\x1b[2Kwithout news",
+    ]
+    lines += [
+        "/x/own_a.md: Executing notebook using local CWD [mystnb]",
+        "writing output... [ 5%] a",
+    ]
+    status, said = publishing._watched([sys.executable, "-c", f"print({chr(10).join(lines)!r})"])
+    assert (status, said.splitlines()) == (0, lines)
+    told = ["reading sources …", "executing own_a …", "writing output …"]
+    assert capsys.readouterr().out.splitlines() == told
+
+
+def test_a_build_ends_with_the_process_that_watches_it(monkeypatch, tmp_path):
+    def interrupted(*said):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(publishing, "_tell", interrupted)
+    late = tmp_path / "late"
+    code = (
+        f"import pathlib, time; print('begun'); time.sleep(30); pathlib.Path({str(late)!r}).touch()"
+    )
+    started = time.monotonic()
+    with pytest.raises(SystemExit):
+        publishing._watched([sys.executable, "-c", code])
+    assert time.monotonic() - started < 20
+    assert not late.exists()
 
 
 def test_a_training_is_one_job_for_equal_experiments(project):

@@ -24,6 +24,7 @@ LARGE_PICTURE = 400_000
 MAX_ATTACHMENT_BYTES = 3_000_000
 COMPARED = "# NBVAL_CHECK_OUTPUT"
 PARTS = ("reading sources", "writing output")  # of the work of Sphinx, with a percentage
+EXECUTING = ": Executing notebook using"  # after the path of a page
 NOT_STAGED = ("build", "__pycache__", ".*", "*.egg-info")
 
 
@@ -176,24 +177,36 @@ def build_book(profile: str | None = None) -> Path:
 def _watched(command: list[str]) -> tuple[int, str]:
     """Run a build of pages; return its exit status and all that it said.
 
-    On a terminal one line shows the page that it is at; elsewhere each part of the work has a line.
+    On a terminal one line shows the page that it is at; elsewhere each part of the work has a line, and
+    each page whose code is executed. The build ends with this process.
     """
-    live, part, said = sys.stdout.isatty(), "", []
+    live, shown, said = sys.stdout.isatty(), "", []
     at_once = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, env=at_once, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
-        for line in process.stdout or ():
-            said.append(line)
-            doing = next((p for p in PARTS if p in line and "%]" in line), "")
-            if doing and live:
-                print(f"\r\x1b[K{line.strip()}", end="", flush=True)
-            elif doing not in ("", part):
-                print(f"{doing} …", flush=True)
-            part = doing or part
+        try:
+            for line in process.stdout or ():
+                said.append(line)
+                shown = _tell(line, shown, live)
+        except BaseException:
+            process.terminate()
+            raise
     if live:
         print("\r\x1b[K", end="")
     return process.returncode, "".join(said)
+
+
+def _tell(line: str, shown: str, live: bool) -> str:
+    """Print what a line of Sphinx says of its work, unless it is shown already; return what is shown."""
+    doing = next((f"{part} …" for part in PARTS if part in line and "%]" in line), "")
+    if EXECUTING in line:
+        doing = line = f"executing {Path(line.split(EXECUTING)[0]).stem} …"
+    if doing and live:
+        print(f"\r\x1b[K{line.strip()}", end="", flush=True)
+    elif doing not in ("", shown):
+        print(doing, flush=True)
+    return doing or shown
 
 
 def _replace_results(stage: Path, profile: str) -> None:
