@@ -13,8 +13,8 @@ BUILD = f"build/{PROFILE}"
 EMBEDOOD = f"exec {sys.executable} -m embedood.cli"
 
 try:
-    NAMES = str(config.get("notebooks") or "").split() or jobs.notebook_names()
-    JOBS = {job.notebook: job for job in (jobs.validate(n, PROFILE, OVERRIDES) for n in NAMES)}
+    NAMES = str(config.get("notebooks") or "").split()
+    JOBS = {job.notebook: job for job in jobs.validate_all(NAMES, PROFILE, OVERRIDES)}
 except BatchError as error:
     raise WorkflowError(str(error)) from None
 
@@ -71,7 +71,11 @@ rule notebook:
     log:
         f"{BUILD}/logs/{{notebook}}.log",
     params:
-        seeds=f"--seeds {OVERRIDES['seeds']}" if OVERRIDES else "",
+        seeds=lambda w: (
+            f"--seeds {OVERRIDES['seeds']}"
+            if OVERRIDES and "seeds" in JOBS[w.notebook].parameters
+            else ""
+        ),
     threads: 1
     resources:
         mem_mb=8000,

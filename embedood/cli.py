@@ -150,8 +150,7 @@ def train_preset(options: argparse.Namespace) -> None:
 
 def check_request(options: argparse.Namespace) -> None:
     """Refuse an impossible request before anything starts."""
-    for name in options.notebooks or batch.notebook_names():
-        batch.validate(name, options.profile, _overrides(options))
+    batch.validate_all(options.notebooks, options.profile, _overrides(options))
 
 
 def publish_results(options: argparse.Namespace) -> None:

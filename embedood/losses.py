@@ -121,7 +121,7 @@ def pull(
     Embedding B×D, prototypes C×D. Beside distance-based cross-entropy it makes GCPL.
 
     Source: Yang et al., 2018, "Robust classification with convolutional prototype learning", whose
-    code sums over the batch.
+    code takes the same mean.
     """
     return _mean((embedding.float() - prototypes[labels]).square().sum(1), weights) / 2
 

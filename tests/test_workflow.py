@@ -286,6 +286,27 @@ def test_the_engine_refuses_an_unknown_notebook(project):
     assert "unknown notebook" in found.stderr
 
 
+def test_more_seeds_pass_by_a_notebook_that_has_none(project):
+    second = 'profile = "quick"\nstep = 0.5\nlabel = "a"'
+    edit_cell(project / "notebooks" / "02_second.ipynb", 1, second)
+    lines = "01_first: {quick: {seeds: 1}}\n02_second: {quick: {step: 1.0}}"
+    (project / "notebooks" / "profiles.yml").write_text(lines)
+    jobs = batch.validate_all([], "quick", {"seeds": 3})
+    assert [job.parameters.get("seeds") for job in jobs] == [3, None]
+    assert cli.main(["check", "--seeds", "3"]) == 0
+    dry = subprocess.run(
+        [*engine_command("seeds=3"), "--dry-run", "--printshellcmds"],
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert dry.returncode == 0, dry.stderr
+    told = {
+        line.split(" run ")[1] for line in (dry.stdout + dry.stderr).splitlines() if " run " in line
+    }
+    assert {"01_first --profile quick --seeds 3", "02_second --profile quick "} <= told
+    with pytest.raises(batch.BatchError, match="unknown parameter 'seeds' for 02_second"):
+        batch.validate_all(["02"], "quick", {"seeds": 3})
+
+
 def test_command_line_tells_errors_without_traceback(project, capsys):
     assert cli.main(["check", "01", "-p", "stepp", "1"]) == 1
     told = capsys.readouterr().err

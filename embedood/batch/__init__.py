@@ -7,6 +7,7 @@ from embedood.batch.jobs import (
     declared_parameters,
     notebook_names,
     validate,
+    validate_all,
 )
 from embedood.batch.publishing import build_book, publish
 from embedood.batch.training import place_among_models, trained
@@ -22,4 +23,5 @@ __all__ = [
     "publish",
     "trained",
     "validate",
+    "validate_all",
 ]

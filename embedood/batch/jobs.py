@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,27 @@ def validate(
     job = Job(name, profile, parameters, trains, once, source, folder)
     trainings(job)
     return job
+
+
+def validate_all(
+    notebooks: Sequence[str], profile: str, overrides: Mapping[str, Any] | None = None
+) -> list[Job]:
+    """Return the jobs of some notebooks, or of all of the book where none is named.
+
+    Of all, one that repeats over something else than seeds keeps to its profile where ``overrides`` has
+    a number of them; one that is named is refused. Raises BatchError as ``validate`` does.
+    """
+    if notebooks:
+        return [validate(name, profile, overrides) for name in notebooks]
+    return [validate(n, profile, _without_seeds(n, overrides or {})) for n in notebook_names()]
+
+
+def _without_seeds(name: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The overrides, a number of seeds left out where the notebook declares none."""
+    source = project_root() / "notebooks" / f"{name}.ipynb"
+    if not source.is_file() or "seeds" in declared_parameters(source):
+        return overrides
+    return {key: value for key, value in overrides.items() if key != "seeds"}
 
 
 def declared_parameters(source: Path) -> dict[str, Scalar]:
