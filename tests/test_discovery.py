@@ -11,7 +11,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
 from embedood import metrics
@@ -518,6 +520,44 @@ def test_counting_may_look_at_fewer_components_than_clustering():
     for name, found in counted.items():
         for curve, values in found.curves.items():
             np.testing.assert_allclose(values, same[name].curves[curve])
+
+
+def test_whitened_distances_are_those_of_mahalanobis():
+    finder = fitted(whiten=True)
+    means = np.array([TRAIN.embeddings[TRAIN.labels == c].mean(0) for c in range(KNOWN)])
+    within = TRAIN.embeddings - means[TRAIN.labels]
+    precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit(within).covariance_)
+    white = finder._project(TEST.embeddings, finder.directions_)
+    apart = TEST.embeddings[0] - TEST.embeddings[-1]
+    assert np.sum((white[0] - white[-1]) ** 2) == pytest.approx(apart @ precision @ apart)
+    fewer = fitted(whiten=True, dimensions=3, count_dimensions=2)
+    assert fewer.known_.shape == (len(VALIDATION), 2)
+    first = PCA(3).fit((TRAIN.embeddings - finder.mean_) @ finder.directions_).components_.T
+    np.testing.assert_allclose(
+        np.abs(fewer.directions_), np.abs(finder.directions_ @ first), atol=1e-9
+    )
+
+
+def test_whitening_finds_classes_that_noise_hides():
+    def stretched(outputs):
+        rng = np.random.default_rng(len(outputs))
+        noise = 40 * rng.normal(size=(len(outputs), 1)) * np.eye(D)[-1]
+        return replace(outputs, embeddings=outputs.embeddings + noise)
+
+    train, validation, test = map(stretched, (TRAIN, VALIDATION, TEST))
+    right = {}
+    for whiten in (False, True):
+        finder = Discovery(**SMALL, clusterer="kmeans", whiten=whiten).fit(train, validation)
+        found = finder.discover(test, IS_UNSEEN, NEW)
+        right[whiten] = metrics.cluster_accuracy(TRUE[IS_UNSEEN], found.labels[IS_UNSEEN])
+    assert right[True] == 1
+    assert right[False] < 0.6
+
+
+def test_whitening_by_a_singular_spread_is_refused():
+    flat = replace(TRAIN, embeddings=np.eye(KNOWN, D)[TRAIN.labels])
+    with pytest.raises(ValueError, match=r"D = 12 dimensions, from 200 rows, is singular"):
+        Discovery(whiten=True).fit(flat, VALIDATION)
 
 
 def close_together():

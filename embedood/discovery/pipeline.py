@@ -19,7 +19,8 @@ from embedood.discovery.probes import NAMES, estimate
 from embedood.discovery.stream import StreamDetector
 from embedood.outputs import Outputs
 from embedood.scorers import Energy, NotFittedError
-from embedood.scorers._base import check, check_known, chunked, in_double
+from embedood.scorers._base import check, check_known, chunked, class_means, in_double
+from embedood.scorers.gaussians import scatter, whitening
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Discovery:
     `counting`; clusterer: a name of `CLUSTERERS`. They see the embeddings in the first principal
     components of the training embeddings, the clusterer in `dimensions` (None: as they are), the estimator
     in `count_dimensions` (None: in as many), in an order that does not depend on that of the rows.
+    With `whiten` the embeddings are first multiplied by A, $AA^\\top=\\Sigma^{-1}$ of the spread Σ within the
+    known classes (as estimated by `scorers.Mahalanobis`): what varies within classes then counts less.
     More than `max_rows` unseen rows are thinned out for counting.
     """
 
@@ -92,6 +95,7 @@ class Discovery:
     candidates: Sequence[int] = CANDIDATES
     dimensions: int | None = 32
     count_dimensions: int | None = None
+    whiten: bool = False
     false_alarm: float = 0.05
     max_rows: int = 3000
     seed: int = 0
@@ -100,7 +104,7 @@ class Discovery:
         """Learn detector and projection from known rows; pseudo-OOD `outliers` where a scorer asks.
 
         Validation also gives the probe classes of the count. Raises `ValueError` for an unknown
-        estimator or clusterer, and as the detector does.
+        estimator or clusterer, for a singular Σ where it is whitened by, and as the detector does.
         """
         if self.estimator not in ("median", *NAMES):
             raise ValueError(
@@ -114,7 +118,7 @@ class Discovery:
         if not detector.is_calibrated:
             detector.fit(train).calibrate(validation, outliers, false_alarm=self.false_alarm)
         self.detector_, self.num_known_ = detector, train.logits.shape[1]
-        self._fit_projection(in_double(train).embeddings)
+        self._fit_projection(in_double(train))
         self.known_ = self._project(in_double(validation).embeddings, self.count_directions_)
         self.known_labels_ = np.asarray(validation.labels)
         return self
@@ -169,12 +173,14 @@ class Discovery:
             )
         return mask, np.nan
 
-    def _fit_projection(self, z: np.ndarray) -> None:
-        self.mean_ = z.mean(0)
-        self.directions_ = _principal(z, self.dimensions)
+    def _fit_projection(self, train: Outputs) -> None:
+        self.mean_ = train.embeddings.mean(0)
+        white = _within_whitening(train) if self.whiten else np.eye(len(self.mean_))
+        z = (train.embeddings - self.mean_) @ white
+        self.directions_ = white @ _principal(z, self.dimensions)
         self.count_directions_ = self.directions_
         if self.count_dimensions is not None:
-            self.count_directions_ = _principal(z, self.count_dimensions)
+            self.count_directions_ = white @ _principal(z, self.count_dimensions)
 
     def _project(self, embeddings: np.ndarray, directions: np.ndarray) -> np.ndarray:
         return (embeddings - self.mean_) @ directions
@@ -189,6 +195,13 @@ class Discovery:
                 f"Discovery was fitted with C = {self.num_known_}, D = {fitted}; "
                 f"got C = {sizes[0]}, D = {sizes[1]}"
             )
+
+
+def _within_whitening(train: Outputs) -> np.ndarray:
+    r"""A, D×D, with $AA^\top=\Sigma^{-1}$ of the spread within the classes, shrunk as Ledoit & Wolf do."""
+    means, places = class_means(train)
+    within = scatter(train.embeddings, means, places, np.arange(len(train)))
+    return whitening(within.covariance(None), len(train))
 
 
 def _principal(z: np.ndarray, dimensions: int | None) -> np.ndarray:
