@@ -8,30 +8,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from embedood.runtime import autocast_dtype
-
 # The quintic a·s + b·s³ + c·s⁵ pulls a singular value in (0, 1] to about one, in few steps.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal_part(matrix: torch.Tensor, steps: int = 3) -> torch.Tensor:
-    r"""Return $UV^\top$ of a matrix $USV^\top$, roughly.
+    r"""Return $UV^\top$ of a matrix $USV^\top$, roughly, by at least one step.
 
-    Newton and Schulz's iteration from $X$, the matrix over its Frobenius norm:
-    $X \leftarrow aX + (bA + cA^2)X$, $A = XX^\top$. No decomposition, and bfloat16 is exact enough, where
-    the processor multiplies it natively. The larger singular values end between 0.7 and 1.2, small ones
-    below; zeros stay zeros.
+    Newton and Schulz's iteration from $X$, the matrix over its Frobenius norm: $X \leftarrow FX$,
+    $F = aI + bA + cA^2$, $A = XX^\top$. No decomposition. All factors F are functions of the first A, so
+    that the steps are taken on this, $A \leftarrow FAF$, and X is multiplied once, by their product: for
+    the filters of a 3×3 convolution less than half of the work. The larger singular values end between
+    0.7 and 1.2, small ones below; zeros stay zeros.
 
     Source: Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
-    a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(autocast_dtype(matrix.device) or torch.float32)
+    x = (matrix.T if tall else matrix).float()
     x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    gram = x @ x.T
+    factor = product = _factor(gram)
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
+    x = product @ x
     return (x.T if tall else x).to(matrix.dtype)
+
+
+def _factor(gram: torch.Tensor) -> torch.Tensor:
+    a, b, c = QUINTIC
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor
 
 
 class Muon(torch.optim.Optimizer):

@@ -107,17 +107,33 @@ def _linear_head(model: Classifier) -> tuple[Any, Any]:
     return weight.detach().float().cpu().numpy(), bias.detach().float().cpu().numpy()
 
 
-def compute_mirrored(model: Classifier, part: Part, **how: Any) -> Outputs:
+def compute_mirrored(model: Classifier, part: Part, shift: int = 0, **how: Any) -> Outputs:
     """Return the mean of `compute` over each image and its left-right mirror image, at twice the time.
 
-    For networks that were trained on both. $Wz+b$ still gives the logits, up to a number per row; unit
-    embeddings become shorter than 1. ODIN perturbs each of the two by itself.
+    With a `shift`, in pixels and less than the side, over six views: both moved towards the upper left
+    and the lower right as well, their rim filled by reflection. For networks that were trained on such
+    images. $Wz+b$ still gives the logits, up to a number per row; unit embeddings become shorter than
+    1. ODIN perturbs each view by itself. Raises `ValueError` for a shift that is negative or too large.
+
+    Source: mean over mirror images and shifts after Jordan, 2024, "94 % on CIFAR-10 in 3.29 seconds…".
     """
-    mirror = replace(part, images=np.ascontiguousarray(part.images[..., ::-1]))
-    one, other = (compute(model, each, **how) for each in (part, mirror))
+    if not 0 <= shift < min(part.images.shape[-2:]):
+        raise ValueError(f"shift is 0 or more pixels, less than the image's side, got {shift}")
+    views = [_moved(part.images, by) for by in ((0, -shift, shift) if shift else (0,))]
+    views += [np.ascontiguousarray(view[..., ::-1]) for view in views]
+    said = [compute(model, replace(part, images=view), **how) for view in views]
     of_rows = [f.name for f in fields(Outputs) if f.name not in (*HEAD, "labels")]
-    pairs = {name: (getattr(one, name), getattr(other, name)) for name in of_rows}
-    return replace(one, **{n: (a + b) / 2 for n, (a, b) in pairs.items() if a is not None})
+    columns = {name: [getattr(each, name) for each in said] for name in of_rows}
+    means = {n: sum(column) / len(views) for n, column in columns.items() if column[0] is not None}
+    return replace(said[0], **means)
+
+
+def _moved(images: np.ndarray, by: int) -> np.ndarray:
+    """Return images, N×C×H×W, moved by so many pixels down and to the right."""
+    width = abs(by)
+    padded = np.pad(images, ((0, 0), (0, 0), (width,) * 2, (width,) * 2), mode="reflect")
+    start, (height, across) = width - by, images.shape[-2:]
+    return np.ascontiguousarray(padded[..., start : start + height, start : start + across])
 
 
 def ensemble(members: Sequence[Outputs]) -> Outputs:

@@ -114,6 +114,25 @@ def test_mirrored_outputs_are_the_mean_over_both_and_do_not_care_which_is_which(
     assert both.mse is None
 
 
+def test_shifted_outputs_are_the_mean_over_six_views():
+    torch.manual_seed(0)
+    model = models.CompactClassifier(9, width=4)
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28), dtype=np.uint8)
+    part = Part(images, np.arange(3), np.arange(3))
+    rim = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    moved = [rim[..., k : k + 28, k : k + 28] for k in (0, 2, 4)]
+    views = [view[..., ::step].copy() for view in moved for step in (1, -1)]
+    expected = np.mean([outputs.compute(model, replace(part, images=v)).logits for v in views], 0)
+    found = outputs.compute_mirrored(model, part, shift=2)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-1, 28])
+def test_shifts_beyond_the_image_are_refused(network, part, shift):
+    with pytest.raises(ValueError, match="less than the image's side"):
+        outputs.compute_mirrored(network, part, shift=shift)
+
+
 def test_mixed_precision_is_near_and_its_logits_are_those_of_its_embedding(network, part):
     exact, fast = (outputs.compute(network, part, mixed_precision=mixed) for mixed in (False, True))
     assert fast.embeddings.dtype == fast.logits.dtype == np.float32
