@@ -52,8 +52,8 @@ def score_file(
 def read(path: str | Path, scorer: str = "energy") -> dict[str, Outputs]:
     """Return the parts of a file by name: validation and test, train and outliers where it has them.
 
-    An array that the file lacks and the scorer does not look at is filled with zeros, so the parts
-    are for this scorer. Raises `ValueError` as `score_file` does.
+    An array that the file lacks and the scorer does not look at is filled with zeros, test labels
+    with −1, so the parts are for this scorer. Raises `ValueError` as `score_file` does.
     """
     return _parts(load(path, scorer))
 
@@ -84,7 +84,7 @@ def load(path: str | Path, scorer: str) -> Arrays:
     wanted = needed(scorer)
     if not zipfile.is_zipfile(path):
         there = Path(path).is_file()
-        told = "is no .npz file, or only a part of one" if there else "does not exist"
+        told = "is no .npz file, or only a part of one" if there else "does not exist as a file"
         raise ValueError(f"{path} {told}")
     with np.load(path, allow_pickle=False) as file:
         missing = [name for name in wanted if name not in file.files]
@@ -131,7 +131,7 @@ def _parts(arrays: Arrays) -> dict[str, Outputs]:
 
 
 def _part(arrays: Arrays, name: str) -> Outputs:
-    """One part of the file; zeros stand where it has nothing, at which no scorer let in here looks."""
+    """One part of the file; zeros, or test labels of −1, stand for what no scorer let in here reads."""
     found = {field: arrays.get(f"{name}_{field}") for field in ("logits", "embeddings", "labels")}
     rows = next(len(array) for array in found.values() if array is not None)
     classes = _classes(arrays)
@@ -139,7 +139,7 @@ def _part(arrays: Arrays, name: str) -> Outputs:
     zeros: Arrays = {
         "logits": np.zeros((rows, classes)),
         "embeddings": np.zeros((rows, width)),
-        "labels": np.zeros(rows, int),
+        "labels": np.full(rows, UNSEEN if name == "test" else 0),
         "head_weight": np.zeros((classes, width)),
         "head_bias": np.zeros(classes),
     }

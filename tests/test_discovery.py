@@ -665,8 +665,8 @@ TWO[-2:] = True
         (lambda: fitted().discover(TEST, NOTHING, k=2), "k = 2 classes cannot be found in 0"),
         (lambda: fitted().discover(TEST, k=0), "k = 0 classes"),
         (lambda: fitted().discover(TEST, TWO), "2 rows are too few to count classes"),
-        (lambda: fitted().discover(TEST, NOTHING[1:]), r"a mask of \d+, got bool"),
-        (lambda: fitted().discover(TEST, TRUE), r"a mask of \d+, got int64"),
+        (lambda: fitted().discover(TEST, NOTHING[1:]), r"a mask of \d+ booleans, got bool"),
+        (lambda: fitted().discover(TEST, TRUE), r"a mask of \d+ booleans, got int64"),
         (lambda: Discovery().fit(TEST, VALIDATION), "train must hold known classes only"),
         (lambda: Discovery().fit(TRAIN, TEST), "validation must hold known classes only"),
         (
@@ -685,6 +685,18 @@ TWO[-2:] = True
 def test_faults_are_told_with_their_sizes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("k", [3.0, "3"])
+def test_a_number_of_classes_is_an_integer(k):
+    with pytest.raises(TypeError, match="k must be an integer or None, got"):
+        fitted().discover(TEST, ~NOTHING, k=k)
+
+
+@pytest.mark.parametrize("detector", ["energy", Energy()])
+def test_discovery_says_which_detectors_there_are(detector):
+    with pytest.raises(TypeError, match="detector must be a Detector, a StreamDetector or None"):
+        Discovery(detector=detector).fit(TRAIN, VALIDATION)
 
 
 def test_discovery_asks_to_be_fitted():

@@ -273,11 +273,11 @@ BAD = {
         spoiled("validation_logits", (3, 2), np.inf), [], "logits of validation, shape (400, 5), hold 1",
     ),
     "unseen in validation": (
-        spoiled("validation_labels", 7, -1), [], "validation must hold known classes only, 0 … 4; 400",
+        spoiled("validation_labels", 7, -1), [], "validation must hold known classes only, 0 … 4; 1 of 400",
     ),
     "unseen in train": (
         spoiled("train_labels", 7, -1), ["--scorer", "mahalanobis"],
-        "train must hold known classes only, 0 … 4; 400 rows have the labels [-1] among them",
+        "train must hold known classes only, 0 … 4; 1 of 400 rows have the labels [-1], the first is row 7",
     ),
     "an unknown test label": (
         spoiled("test_labels", 7, 5), [],

@@ -595,7 +595,9 @@ def test_outputs_of_another_network_are_refused(name):
 def test_unseen_labels_and_single_classes_are_refused_in_training(name):
     labels = made().labels.copy()
     labels[:3] = -1
-    with pytest.raises(ValueError, match=r"0 … 4; 400 rows have the labels \[-1\]"):
+    with pytest.raises(
+        ValueError, match=r"0 … 4; 3 of 400 rows have the labels \[-1\], the first is row 0"
+    ):
         scorers.make(name).fit(replace(made(), labels=labels))
     with pytest.raises(ValueError, match="400 rows of one class only"):
         scorers.make(name).fit(replace(made(), labels=np.full(400, 3)))
@@ -628,6 +630,12 @@ def test_energies_that_are_not_positive_are_refused_by_nnguide():
     low.logits[:2] = -9
     with pytest.raises(ValueError, match=r"2 of 400 rows have none"):
         scorers.NNGuide(k=5).fit(low)
+
+
+@pytest.mark.parametrize("k", [0, 2.5, -1])
+def test_a_number_of_neighbours_is_an_integer_from_one_on(k):
+    with pytest.raises(ValueError, match="must be an integer from 1 on, got"):
+        scorers.NearestNeighbour(k).fit(made())
 
 
 def test_fdbd_refuses_two_classes_with_one_weight():

@@ -174,7 +174,10 @@ def usable(candidates: Sequence[int], rows: int) -> np.ndarray:
     if not len(ks) or ks[0] < 2:
         raise ValueError(f"candidates must be numbers from 2 on, got {ks.tolist()}")
     if not (ks < rows).any():
-        raise ValueError(f"{rows} rows are too few to count classes among them from {ks[0]} on")
+        raise ValueError(
+            f"{rows} rows are too few to count classes among them from {ks[0]} on; it takes "
+            f"{ks[0] + 1} rows, or a number of classes that is given"
+        )
     return ks[ks < rows]
 
 

@@ -104,7 +104,8 @@ class Discovery:
         """Learn detector and projection from known rows; pseudo-OOD `outliers` where a scorer asks.
 
         Validation also gives the probe classes of the count. Raises `ValueError` for an unknown
-        estimator or clusterer, for a singular Σ where it is whitened by, and as the detector does.
+        estimator or clusterer, for a singular Σ where it is whitened by, and as the detector does;
+        `TypeError` for another kind of detector.
         """
         if self.estimator not in ("median", *NAMES):
             raise ValueError(
@@ -112,6 +113,11 @@ class Discovery:
             )
         if self.clusterer not in CLUSTERERS:
             raise ValueError(f"clusterer {self.clusterer!r} is none of {', '.join(CLUSTERERS)}")
+        if not isinstance(self.detector, Detector | StreamDetector | None):
+            raise TypeError(
+                "detector must be a Detector, a StreamDetector or None, as in "
+                f'detector=Detector(make("energy")); got {self.detector!r}'
+            )
         check_known(train, "train")
         check_known(validation, "validation")
         detector = copy.deepcopy(self.detector or Detector(Energy()))
@@ -131,15 +137,21 @@ class Discovery:
         Each stage can be given perfectly: `is_unseen`, a mask of N, for the detector, and k for the
         count, so that the loss of each is seen. Without a row that is unseen there are no new
         classes. Raises `NotFittedError`, and `ValueError` for outputs of another network's shape,
-        fewer unseen rows than k or, if k is to be estimated, than the least candidate plus one.
+        fewer unseen rows than k or, if k is to be estimated, than the least candidate plus one;
+        `TypeError` for a k that is no integer.
         """
         self._refuse(outputs)
         mask, threshold = self._unseen(outputs, is_unseen)
         outputs = in_double(outputs)
         labels, confidence = outputs.probabilities.argmax(1), outputs.probabilities.max(1)
         rows = np.flatnonzero(mask)
+        if k is not None and not isinstance(k, int | np.integer):
+            raise TypeError(f"k must be an integer or None, got {k!r}")
         if k is not None and not 1 <= k <= max(len(rows), 1):
-            raise ValueError(f"k = {k} classes cannot be found in {len(rows)} unseen rows")
+            raise ValueError(
+                f"k = {k} classes cannot be found in {len(rows)} unseen rows; k is 1 or more, and no "
+                "more than these rows"
+            )
         medoids = np.array([], int)
         estimates: dict[str, Estimate] = {}
         if len(rows):
@@ -169,7 +181,7 @@ class Discovery:
         mask = np.asarray(given)
         if mask.dtype != bool or mask.shape != (len(outputs),):
             raise ValueError(
-                f"is_unseen must be a mask of {len(outputs)}, got {mask.dtype} {mask.shape}"
+                f"is_unseen must be a mask of {len(outputs)} booleans, got {mask.dtype} {mask.shape}"
             )
         return mask, np.nan
 

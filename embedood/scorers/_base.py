@@ -158,8 +158,12 @@ def check(outputs: Outputs, name: str, reads: Collection[str] | None = None) -> 
         "logits": (n, c), "embeddings": (n, d), "labels": (n,), "head_weight": (c, d),
         "head_bias": (c,), "mse": (n,), "mse_noised": (n,), "perturbed_logits": (n, c),
     }  # fmt: skip
-    if any(shape != expected[f] for f, shape in shapes.items()):
-        raise ValueError(f"{name} must be N×C, N×D, N, C×D and C arrays, got {shapes}")
+    misfits = [f for f, shape in shapes.items() if shape != expected[f]]
+    if misfits:
+        raise ValueError(
+            f"{name} must be N×C, N×D, N, C×D and C arrays, got {shapes}; {misfits[0]} does not fit, "
+            "and a single row is outputs[i : i + 1]"
+        )
     if n == 0 or c < 2:
         raise ValueError(f"{name} need at least one row and two classes, got {shapes}")
     for f, array in arrays.items():
@@ -175,7 +179,8 @@ def _real_array(name: str, values: Any) -> np.ndarray:
     """The values as a NumPy array; `TypeError`, with their name, for what is no array of real numbers."""
     right = "a NumPy array of real numbers, or such a tensor, after .detach().cpu().float()"
     if not hasattr(values, "shape"):
-        raise TypeError(f"{name} must be {right}; got {type(values).__name__}")
+        hint = ", of −1 where they are not known" if name.startswith("labels") else ""
+        raise TypeError(f"{name} must be {right}{hint}; got {type(values).__name__}")
     try:
         array = np.asarray(values)
     except (TypeError, RuntimeError) as error:  # of torch: bfloat16, on a GPU, part of a graph
@@ -202,11 +207,11 @@ def check_known(outputs: Outputs, name: str, reads: Collection[str] | None = Non
     """Raise `ValueError` unless `check` passes and every label is one of the head's classes."""
     check(outputs, name, None if reads is None else (*reads, "labels"))
     classes, labels = np.asarray(outputs.logits).shape[1], np.asarray(outputs.labels)
-    strange = np.unique(labels[(labels < 0) | (labels >= classes) | (labels % 1 != 0)])
-    if len(strange):
+    rows = np.flatnonzero((labels < 0) | (labels >= classes) | (labels % 1 != 0))
+    if len(rows):
         raise ValueError(
-            f"{name} must hold known classes only, 0 … {classes - 1}; "
-            f"{len(labels)} rows have the labels {strange.tolist()} among them"
+            f"{name} must hold known classes only, 0 … {classes - 1}; {len(rows)} of {len(labels)} "
+            f"rows have the labels {np.unique(labels[rows]).tolist()}, the first is row {rows[0]}"
         )
 
 

@@ -15,8 +15,10 @@ BLOCK = 256
 
 
 def check_neighbours(k: int, rows: int) -> None:
-    """Raise `ValueError` unless every training row has k others."""
-    if not 1 <= k < rows:
+    """Raise `ValueError` unless k is an integer from 1 on and every training row has k others."""
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k, a number of neighbours, must be an integer from 1 on, got {k!r}")
+    if k >= rows:
         raise ValueError(f"k = {k} neighbours need at least {k + 1} training rows, got {rows}")
 
 
