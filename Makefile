@@ -20,8 +20,8 @@ help:  ## list the targets
 	@echo "variables: PROFILE=smoke|quick|full|gpu  NOTEBOOK=03  SEEDS=3  CORES=2  PORT=8000"
 
 .venv/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/embedood || echo "installing about 2 GB of packages into .venv: minutes, without a word"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing about 2 GB of packages into .venv: minutes, without a word"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all]"
 	touch $@
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import embedood
 from embedood import batch
 from embedood.results import ResultsError, project_root, write_json
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="embedood", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"embedood {embedood.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     run = _command(commands, "run", run_notebook, "execute one notebook")
     run.add_argument("notebook", help="name or number, such as 03")
@@ -80,7 +82,9 @@ What the scorer does not need may be missing. Without test_logits no class is to
 columns of the answer:
   row, class (−1 = unseen), score (higher = more unusual), threshold, p_value
 
-The table goes to --out or standard output, the summary to standard error.
+The table goes to --out or standard output, the summary to standard error. In it, "known rejected,
+were 95 % found" is the share of known rows above the threshold that finds 95 % of the unseen: the
+false-positive rate at 95 % true positives, unseen positive.
 """
 
 
@@ -150,7 +154,8 @@ def train_preset(options: argparse.Namespace) -> None:
 
 def check_request(options: argparse.Namespace) -> None:
     """Refuse an impossible request before anything starts."""
-    batch.validate_all(options.notebooks, options.profile, _overrides(options))
+    jobs = batch.validate_all(options.notebooks, options.profile, _overrides(options))
+    print(f"profile {options.profile}: {', '.join(job.notebook for job in jobs)} can run")
 
 
 def publish_results(options: argparse.Namespace) -> None:

@@ -98,7 +98,21 @@ def load(path: str | Path, scorer: str) -> Arrays:
         _refuse_unequal(arrays, [name for name in arrays if name.startswith(f"{part}_")], "rows")
     for field in ("logits", "embeddings"):
         _refuse_unequal(arrays, [f"{part}_{field}" for part in PARTS], "columns")
+    _refuse_other_head(arrays)
     return arrays
+
+
+def _refuse_other_head(arrays: Arrays) -> None:
+    """The head must have a row, and a bias, for each class, and a column for each embedding's."""
+    classes, width = _columns(arrays, "logits"), _columns(arrays, "embeddings")
+    for name in (name for name in HEAD if name in arrays):
+        right = (classes, width)[: AXES[name]]
+        shape = arrays[name].shape
+        if any(expected not in (0, size) for expected, size in zip(right, shape, strict=True)):
+            hint = "; its transpose would be right" if shape == right[::-1] != right else ""
+            raise ValueError(
+                f"{name} must have the shape {right}, as logits and embeddings have, got {shape}{hint}"
+            )
 
 
 def _array(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

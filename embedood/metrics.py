@@ -280,6 +280,9 @@ def _turned(scores: np.ndarray, is_unseen: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _check(scores: np.ndarray, is_unseen: np.ndarray) -> None:
+    for name, values in (("scores", scores), ("is_unseen", is_unseen)):
+        if not hasattr(values, "dtype"):
+            raise TypeError(f"{name} must be a NumPy array, got {type(values).__name__}")
     if is_unseen.dtype != bool or scores.shape != is_unseen.shape or scores.ndim != 1:
         raise ValueError(
             "scores and the mask is_unseen must be 1-D and of one length, got "

@@ -117,6 +117,13 @@ def test_bad_input_is_refused(scores, unseen, message):
         metrics.bootstrap_interval(metrics.auroc_unseen, scores, unseen)
 
 
+def test_lists_are_refused_by_name():
+    with pytest.raises(TypeError, match="scores must be a NumPy array, got list"):
+        metrics.auroc_unseen([0.5, 1.0], np.array([False, True]))
+    with pytest.raises(TypeError, match="is_unseen must be a NumPy array, got list"):
+        metrics.auroc_unseen(np.array([0.5, 1.0]), [False, True])
+
+
 def test_oscr_refuses_another_length():
     scores, unseen, right = drawn()
     with pytest.raises(ValueError, match="is_right must have 300 entries, got 299"):

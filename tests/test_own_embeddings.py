@@ -253,7 +253,15 @@ BAD = {
         "outliers_logits has 5, test_logits has 4",
     ),
     "head": (
-        {"head_weight": np.zeros((CLASSES, DIMENSIONS + 1))}, [], "C×D and C arrays, got {'logits'",
+        {"head_weight": np.zeros((CLASSES, DIMENSIONS + 1))}, [],
+        "head_weight must have the shape (5, 16), as logits and embeddings have, got (5, 17)",
+    ),
+    "a head on its side": (
+        {"head_weight": np.zeros((DIMENSIONS, CLASSES))}, [],
+        "got (16, 5); its transpose would be right",
+    ),
+    "a bias too long": (
+        {"head_bias": np.zeros(CLASSES + 1)}, [], "head_bias must have the shape (5,), as logits",
     ),
     "one class": (
         {f"{p}_logits": np.zeros((n, 1)) for p, n in

@@ -16,7 +16,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from embedood import batch, cli
+from embedood import __version__, batch, cli
 from embedood.batch import publishing
 from embedood.batch.progress import Progress, last_heading
 from embedood.batch.publishing import _hide_marks
@@ -305,6 +305,22 @@ def test_more_seeds_pass_by_a_notebook_that_has_none(project):
     assert {"01_first --profile quick --seeds 3", "02_second --profile quick "} <= told
     with pytest.raises(batch.BatchError, match="unknown parameter 'seeds' for 02_second"):
         batch.validate_all(["02"], "quick", {"seeds": 3})
+
+
+def test_an_unknown_data_set_is_refused_before_anything_starts():
+    with pytest.raises(
+        batch.BatchError, match=r"data_name of 11_stream must be one of .*got 'foo'"
+    ):
+        batch.validate("11", "quick", {"data_name": "foo"})
+
+
+def test_command_line_says_what_can_run_and_which_version_it_is(project, capsys):
+    assert cli.main(["check", "01"]) == 0
+    assert capsys.readouterr().out == "profile quick: 01_first can run\n"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"embedood {__version__}\n"
 
 
 def test_command_line_tells_errors_without_traceback(project, capsys):

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from embedood import config
+from embedood import config, data
 from embedood.results import code_hash, project_root
 
 Scalar = bool | int | float | str
@@ -133,6 +133,11 @@ def validate(
     parameters = _checked(asked, defaults, f"{name}, profile {profile}")
     if parameters.get("seeds", 1) < 1:  # type: ignore[operator]
         raise BatchError(f"{name} needs at least one seed, got {parameters['seeds']}")
+    if parameters.get("data_name", data.NAMES[0]) not in data.NAMES:
+        raise BatchError(
+            f"data_name of {name} must be one of {', '.join(data.NAMES)}, "
+            f"got {parameters['data_name']!r}"
+        )
     if "profile" in defaults:
         parameters["profile"] = profile
     folder = Path(out_folder) if out_folder is not None else root / "build" / profile
